@@ -1,0 +1,7 @@
+//! Effects: looks at the cloud and the host ([`refresh`]), walks a plan ([`executor`]), does each step ([`steps`]).
+
+pub mod event;
+pub mod executor;
+pub mod refresh;
+pub mod step_log;
+pub mod steps;

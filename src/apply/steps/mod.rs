@@ -1,0 +1,157 @@
+//! What each kind of step does. Prints nothing; speaks through its [`StepContext`] alone.
+//!
+//! Every step is idempotent: it looks first and does only what is missing, so running it twice is harmless.
+
+mod build;
+mod cloud_init;
+mod destroy;
+mod files;
+mod probe;
+mod provision;
+mod service;
+mod ssh;
+mod sync;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::event::{Event, EventSink};
+use crate::inputs::Inputs;
+use crate::plan::{PlannedStep, Work};
+use crate::provider::{Provider, ProviderError};
+use crate::spec::Spec;
+use crate::state::{HostRecord, InDoubt, SharedSession, StateError, StepRecord};
+use crate::transport::{Remote, TransportError};
+use crate::world::World;
+
+/// Makes the way to a host; OpenSSH in the program, something else in a simulation.
+pub trait Connector: std::fmt::Debug + Send + Sync {
+    /// Returns the way to this host; opens nothing yet.
+    fn connect(&self, host: &HostRecord) -> Result<Arc<dyn Remote>, TransportError>;
+}
+
+/// What all steps of one run share.
+#[derive(Debug, Clone)]
+pub struct RunContext {
+    /// Clock, environment, folders.
+    pub world: World,
+    /// The spec; `None` for a destroy without one.
+    pub spec: Option<Arc<Spec>>,
+    /// What the spec names on this machine.
+    pub inputs: Arc<Inputs>,
+    /// The record and its journal.
+    pub session: SharedSession,
+    /// The cloud.
+    pub provider: Arc<dyn Provider>,
+    /// Its entry.
+    pub entry: &'static crate::provider::Entry,
+    /// The way to the host.
+    pub connector: Arc<dyn Connector>,
+    /// Where events go.
+    pub events: EventSink,
+    /// Set at the first Ctrl-C: start nothing new; a job that outlives us on the host may be left to itself.
+    pub stopping: CancellationToken,
+    /// Set at the second Ctrl-C: return at once.
+    pub abort: CancellationToken,
+}
+
+/// What one step gets.
+#[derive(Debug, Clone)]
+pub struct StepContext {
+    /// What all steps share.
+    pub run: RunContext,
+    /// The step, with its action and reasons.
+    pub step: PlannedStep,
+    /// Its last outcome, if any.
+    pub previous: Option<StepRecord>,
+    /// What an earlier run left unfinished of it.
+    pub in_doubt: Option<InDoubt>,
+    /// Its log file.
+    pub log: crate::apply::step_log::StepLog,
+}
+
+/// What a step came to.
+#[derive(Debug, Clone, Default)]
+pub struct StepOutcome {
+    /// One line for people: `unchanged`, `3 files`.
+    pub summary: String,
+    /// What the record keeps of it.
+    pub facts: BTreeMap<String, String>,
+}
+
+/// Why a step did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// It failed; the message says what happened and shows what is known (journal, console, log tail).
+    #[error("{0}")]
+    Failed(String),
+    /// The run was stopped while its job goes on on the host; the journal knows the job.
+    #[error("goes on on the host; the next apply takes it up")]
+    Detached,
+    /// The run was stopped.
+    #[error("stopped")]
+    Stopped,
+    /// The provider failed.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+    /// The way to the host failed.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// State could not be written: the run must stop.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl StepContext {
+    /// Shows people a line about this step.
+    pub fn note(&self, note: impl Into<String>) {
+        self.run.events.send(Event::StepNoted {
+            at: self.run.world.now(),
+            step: self.step.id.clone(),
+            note: note.into(),
+        });
+    }
+
+    /// Writes a line of output to the step's log and to the reporters.
+    pub fn output(&self, line: &str) {
+        self.log.line(line);
+        self.run.events.send(Event::StepOutput {
+            at: self.run.world.now(),
+            step: self.step.id.clone(),
+            line: line.to_owned(),
+        });
+    }
+
+    /// Returns the way to the recorded host.
+    pub fn remote(&self) -> Result<Arc<dyn Remote>, StepError> {
+        let host = self.run.session.record().host;
+        let host = host.ok_or_else(|| StepError::Failed("there is no host yet".to_owned()))?;
+        Ok(self.run.connector.connect(&host)?)
+    }
+
+    /// Returns the spec; steps that have one in their work can rely on it.
+    pub fn spec(&self) -> Result<Arc<Spec>, StepError> {
+        self.run.spec.clone().ok_or_else(|| StepError::Failed("this step needs the lane's spec".to_owned()))
+    }
+}
+
+/// Does a step's work. The executor journals around it.
+pub async fn run(context: &StepContext) -> Result<StepOutcome, StepError> {
+    match &context.step.work {
+        Work::Provision => provision::run(context).await,
+        Work::AwaitSsh => ssh::run(context).await,
+        Work::AwaitCloudInit => cloud_init::run(context).await,
+        Work::Sync(name) => sync::run(context, name).await,
+        Work::Secret(name) => files::run_secret(context, name).await,
+        Work::File(path) => files::run_file(context, path).await,
+        Work::Build(name) => build::run_build(context, name).await,
+        Work::Install(name) => build::run_install(context, name).await,
+        Work::Service(name) => service::run(context, name).await,
+        Work::Probe(name) => probe::run(context, name).await,
+        Work::Smoke => build::run_smoke(context).await,
+        Work::Tests => build::run_tests(context).await,
+        Work::Destroy => destroy::run(context).await,
+    }
+}

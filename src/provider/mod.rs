@@ -1,0 +1,344 @@
+//! One cloud behind one trait. No vendor's word here; those stay in `adapters/<provider>.rs`.
+//!
+//! A provider keeps no memory: what happened is in the journal, what exists is in the cloud.
+
+mod registry;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Fingerprint;
+use crate::world::World;
+
+pub use registry::{by_name, entries};
+
+macro_rules! text_newtype {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(Cow<'static, str>);
+
+        impl $name {
+            /// Wraps a text known at compile time.
+            pub const fn fixed(text: &'static str) -> Self {
+                Self(Cow::Borrowed(text))
+            }
+
+            /// Wraps a text.
+            pub fn new(text: impl Into<String>) -> Self {
+                Self(Cow::Owned(text.into()))
+            }
+
+            /// Returns the text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_newtype! {
+    /// A provider's word for an instance type.
+    Sku
+}
+text_newtype! {
+    /// A provider's word for a place.
+    Region
+}
+text_newtype! {
+    /// A provider's own id of a host.
+    HostId
+}
+text_newtype! {
+    /// Sent with a create so that a cloud that knows idempotency can see a repeat.
+    ClientToken
+}
+text_newtype! {
+    /// A lane's random id, fixed at birth: 26 lowercase ULID characters.
+    Lineage
+}
+
+/// The name under which a lane's host is known to a cloud: `lane-<name>-<last 8 of the lineage>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Label {
+    /// The lane's name.
+    pub lane: String,
+    /// The lane's lineage.
+    pub lineage: Lineage,
+}
+
+impl Label {
+    /// Returns the last 8 characters of the lineage, its random part.
+    pub fn lineage8(&self) -> &str {
+        let text = self.lineage.as_str();
+        text.get(text.len().saturating_sub(8)..).unwrap_or(text)
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lane-{}-{}", self.lane, self.lineage8())
+    }
+}
+
+/// Money in millionths of a currency's unit; never a float.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Money {
+    /// Millionths of the unit.
+    pub micros: u64,
+    /// ISO 4217 code.
+    pub currency: String,
+}
+
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cents = self.micros % 1_000_000;
+        write!(f, "{}.{}", self.micros / 1_000_000, format!("{cents:06}").trim_end_matches('0').to_owned() + if cents == 0 { "00" } else { "" })?;
+        write!(f, " {}", self.currency)
+    }
+}
+
+/// What one hour of a host costs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Price {
+    /// Per hour.
+    pub per_hour: Money,
+    /// Where the number comes from, with its date.
+    pub source: String,
+}
+
+/// All that is needed to make a host; every field is in the first request, the expiry too.
+#[derive(Debug, Clone)]
+pub struct CreateRequest {
+    /// Who it belongs to.
+    pub label: Label,
+    /// Instance type.
+    pub sku: Sku,
+    /// Place.
+    pub region: Region,
+    /// Plain image name or a raw id.
+    pub image: String,
+    /// Root disk.
+    pub disk_bytes: u64,
+    /// Whether `/dev/kvm` is wanted.
+    pub kvm: bool,
+    /// MIME multipart user-data.
+    pub user_data: String,
+    /// The moment from which anybody may take it down.
+    pub expires_at: Timestamp,
+    /// Of the provision step, kept on the host's labels so that a found host can be told from an outdated one.
+    pub fingerprint: Fingerprint,
+    /// For clouds that know idempotency.
+    pub token: ClientToken,
+    /// Networks admitted to port 22; empty means: no firewall is asked for.
+    pub allow_from: Vec<String>,
+}
+
+/// Which hosts are meant; there is no way to say 'everything there is'.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// The host of one lane.
+    Label(Label),
+    /// Every host that carries our labels, of any lane.
+    Owned,
+}
+
+/// What a host is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostStatus {
+    /// Being made or booting.
+    Starting,
+    /// Up, as far as the provider knows.
+    Running,
+    /// There, but off.
+    Stopped,
+}
+
+/// A host, as its provider describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// The provider's id.
+    pub id: HostId,
+    /// From its labels.
+    pub label: Label,
+    /// What it is doing.
+    pub status: HostStatus,
+    /// Where it can be reached, once known.
+    pub address: Option<IpAddr>,
+    /// SSH port.
+    pub ssh_port: u16,
+    /// Instance type.
+    pub sku: Sku,
+    /// Place.
+    pub region: Region,
+    /// From its labels: the provision step that it was made for.
+    pub fingerprint: Option<Fingerprint>,
+    /// When it was made.
+    pub created_at: Option<Timestamp>,
+    /// From its labels: when its lease ends.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Something that still costs money or takes room: hosts, disks, addresses, mounts, rules.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Residue {
+    /// `host`, `disk`, `veth`, `nft table`, …
+    pub kind: String,
+    /// The provider's id of it.
+    pub id: String,
+    /// Where it was found, for people.
+    pub detail: String,
+}
+
+/// Why a provider did not do what it was asked; each kind is something that a caller can act on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProviderError {
+    /// Credentials are missing, wrong or expired.
+    #[error("{provider}: not authorised: {message}")]
+    Auth {
+        /// Provider's name.
+        provider: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// The request is refused and will be refused again.
+    #[error("{provider}: {operation} was refused: {message}")]
+    Rejected {
+        /// Provider's name.
+        provider: &'static str,
+        /// What was asked.
+        operation: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// No room for this SKU in this place now.
+    #[error("{provider}: no capacity: {message}")]
+    Capacity {
+        /// Provider's name.
+        provider: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// The account may not have more.
+    #[error("{provider}: over quota: {message}")]
+    Quota {
+        /// Provider's name.
+        provider: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// Surely nothing happened, and asking again later may work.
+    #[error("{provider}: {operation} failed for now: {message}")]
+    Transient {
+        /// Provider's name.
+        provider: &'static str,
+        /// What was asked.
+        operation: &'static str,
+        /// What went wrong.
+        message: String,
+    },
+    /// The request may or may not have had its effect; settled by [`Provider::find`], never by sending it again.
+    #[error("{provider}: the outcome of {operation} is unknown: {message}")]
+    Ambiguous {
+        /// Provider's name.
+        provider: &'static str,
+        /// What was asked.
+        operation: &'static str,
+        /// What went wrong.
+        message: String,
+    },
+    /// This machine lacks something that the provider needs.
+    #[error("{provider}: {message}")]
+    Unavailable {
+        /// Provider's name.
+        provider: &'static str,
+        /// What is missing.
+        message: String,
+        /// The command or setting that mends it.
+        remedy: String,
+    },
+}
+
+/// One cloud. Keeps no memory: what happened is in the journal, what exists is in the cloud.
+#[async_trait]
+pub trait Provider: fmt::Debug + Send + Sync + 'static {
+    /// Sends at most one creating request, carrying label, lineage and lease; returns once the cloud names the host.
+    ///
+    /// A lost reply is [`ProviderError::Ambiguous`]; the caller settles it with [`find`](Self::find), never by resending.
+    async fn create(&self, request: &CreateRequest) -> Result<HostId, ProviderError>;
+
+    /// Lists matching hosts in every region and every state but gone; none is `Ok(vec![])`, two for one label is both.
+    async fn find(&self, selector: &Selector) -> Result<Vec<Host>, ProviderError>;
+
+    /// Asks for deletion of the host and of all that was made with it; already gone is `Ok(())`.
+    async fn destroy(&self, id: &HostId) -> Result<(), ProviderError>;
+
+    /// Lists what still costs money or takes room; verify-gone needs this empty.
+    async fn residue(&self, selector: &Selector) -> Result<Vec<Residue>, ProviderError>;
+
+    /// Returns the serial console, or `None` where there is none.
+    async fn console_log(&self, _id: &HostId) -> Result<Option<String>, ProviderError> {
+        Ok(None)
+    }
+}
+
+/// How a SKU is known to have a working `/dev/kvm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KvmSupport {
+    /// It has it, by the vendor's word.
+    Yes,
+    /// It has none, by the vendor's word.
+    No,
+    /// Nobody says; the probe will tell.
+    Unknown,
+}
+
+/// What makes an adapter: each file in `adapters/` exports one as `ENTRY`.
+#[derive(Debug)]
+pub struct Entry {
+    /// Name in specs.
+    pub name: &'static str,
+    /// One line for help and docs.
+    pub about: &'static str,
+    /// Variables that hold credentials, in the order in which they are tried; their values are redacted everywhere.
+    pub credentials: &'static [&'static str],
+    /// Taken when the spec names none.
+    pub default_sku: Sku,
+    /// Taken when the spec names none.
+    pub default_region: Region,
+    /// Taken when the spec names none.
+    pub default_image: &'static str,
+    /// How long `find` may not see a fresh host.
+    pub listing_lag: Duration,
+    /// Default limit for the provision step.
+    pub provision_timeout: Duration,
+    /// Largest user-data that the provider takes, in bytes as given to [`Provider::create`].
+    pub user_data_limit: usize,
+    /// What the host's own lease timer does there; `None`: powering off does not stop the bill.
+    pub timer_stops_bill: bool,
+    /// The region in the provider's own keys (`zone`, `location`), if it is given there.
+    pub region_key: &'static str,
+    /// Schema of the provider's own keys.
+    pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
+    /// Whether a SKU has KVM.
+    pub kvm: fn(&Sku) -> KvmSupport,
+    /// Price per hour, by a dated table.
+    pub price: fn(&Sku, &Region) -> Option<Price>,
+    /// Makes the provider out of its own keys; reads no file and opens no socket.
+    pub connect: fn(&World, &serde_json::Value) -> Result<Box<dyn Provider>, ProviderError>,
+}
