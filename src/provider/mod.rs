@@ -104,9 +104,18 @@ pub struct Money {
 
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cents = self.micros % 1_000_000;
-        write!(f, "{}.{}", self.micros / 1_000_000, format!("{cents:06}").trim_end_matches('0').to_owned() + if cents == 0 { "00" } else { "" })?;
-        write!(f, " {}", self.currency)
+        let fraction = format!("{:06}", self.micros % 1_000_000);
+        let fraction = fraction.trim_end_matches('0');
+        write!(f, "{}.{fraction:0<2} {}", self.micros / 1_000_000, self.currency)
+    }
+}
+
+impl Money {
+    /// Returns what this price per hour comes to over a time, rounded up to a millionth.
+    #[must_use]
+    pub fn for_duration(&self, time: Duration) -> Self {
+        let micros = (u128::from(self.micros) * time.as_millis()).div_ceil(3_600_000);
+        Self { micros: u64::try_from(micros).unwrap_or(u64::MAX), currency: self.currency.clone() }
     }
 }
 
@@ -333,6 +342,8 @@ pub struct Entry {
     pub timer_stops_bill: bool,
     /// The region in the provider's own keys (`zone`, `location`), if it is given there.
     pub region_key: &'static str,
+    /// The provider's own keys for `lane init`, as indented YAML lines; what has no default stands there with a value.
+    pub init_keys: fn() -> String,
     /// Schema of the provider's own keys.
     pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
     /// Whether a SKU has KVM.
@@ -341,4 +352,36 @@ pub struct Entry {
     pub price: fn(&Sku, &Region) -> Option<Price>,
     /// Makes the provider out of its own keys; reads no file and opens no socket.
     pub connect: fn(&World, &serde_json::Value) -> Result<Box<dyn Provider>, ProviderError>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_shows_at_least_two_decimals_and_no_needless_zero() {
+        let usd = |micros| Money { micros, currency: "USD".to_owned() }.to_string();
+        assert_eq!(usd(0), "0.00 USD");
+        assert_eq!(usd(4_080_000), "4.08 USD");
+        assert_eq!(usd(194_236), "0.194236 USD");
+        assert_eq!(usd(3_500_000), "3.50 USD");
+    }
+
+    #[test]
+    fn money_over_time_rounds_up() {
+        let hour = Money { micros: 1, currency: "USD".to_owned() };
+        assert_eq!(hour.for_duration(Duration::from_secs(1)).micros, 1);
+        let metal = Money { micros: 4_080_000, currency: "USD".to_owned() };
+        assert_eq!(metal.for_duration(Duration::from_secs(5400)).micros, 6_120_000);
+    }
+
+    #[test]
+    fn every_entry_is_consistent() {
+        for entry in entries() {
+            assert_eq!(by_name(entry.name).map(|found| found.name), Some(entry.name));
+            assert!(!entry.about.is_empty() && entry.user_data_limit >= 16_384, "{}", entry.name);
+            let keys = entry.init_keys;
+            assert!(keys().is_empty() || keys().ends_with('\n'), "{}: init keys end with a line end", entry.name);
+        }
+    }
 }

@@ -1,0 +1,46 @@
+# What people run. `make demo` and `make test` install the Debian packages they need.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+CARGO ?= cargo
+HOST_PACKAGES := systemd-container mmdebstrap debian-archive-keyring rsync openssh-client iproute2 nftables gcc libc6-dev python3
+TEST_PACKAGES := $(HOST_PACKAGES) openssh-server procps
+
+.PHONY: help demo test bench lint fmt schema deps test-deps
+
+help:
+	@echo "make demo    take a lane through its whole life on a host that boots here"
+	@echo "make test    every check: formatting, lints, unit, property, snapshot and real-host tests"
+	@echo "make bench   how long planning and digesting take"
+	@echo "make lint    formatting, clippy, docs, dependency policy"
+	@echo "make fmt     format the sources, the provider adapters too"
+	@echo "make schema  write schemas/lane.schema.json anew"
+
+deps:
+	@tests/install-packages.sh $(HOST_PACKAGES)
+
+test-deps:
+	@tests/install-packages.sh $(TEST_PACKAGES)
+
+demo: deps
+	$(CARGO) build --locked --profile demo
+	$(SUDO) tests/demo.sh target/demo/lane
+
+test: test-deps lint
+	tests/run-tests.sh
+
+bench: deps
+	$(CARGO) bench --locked
+
+lint:
+	$(CARGO) fmt --check
+	rustfmt --check --edition 2024 src/provider/adapters/*.rs
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	tests/check-policy.sh
+
+fmt:
+	$(CARGO) fmt
+	rustfmt --edition 2024 src/provider/adapters/*.rs
+
+schema:
+	$(CARGO) run --locked --quiet -- schema > schemas/lane.schema.json.new
+	mv schemas/lane.schema.json.new schemas/lane.schema.json

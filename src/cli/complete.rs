@@ -1,0 +1,20 @@
+//! `lane completions`: shell completions.
+
+use clap::{Args, CommandFactory};
+
+use super::{Cli, Context};
+use crate::error::Failure;
+
+/// Print completions for a shell.
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// Which shell.
+    shell: clap_complete::Shell,
+}
+
+pub(super) fn run(context: &Context, args: &CompletionsArgs) -> Result<u8, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "lane", &mut script);
+    context.ui.out(&String::from_utf8_lossy(&script));
+    Ok(0)
+}

@@ -1,0 +1,103 @@
+//! `lane destroy`: takes the host down, and proves that nothing is left.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::lane::{ExecuteArgs, Run, agree, connect, execute_with, find_lane, is_path, judge, look, recorded_spec};
+use super::{Context, Format};
+use crate::error::Failure;
+use crate::inputs::Inputs;
+use crate::plan;
+use crate::report;
+use crate::spec::{ProviderSpec, Spec};
+use crate::state::{LaneDir, SharedSession};
+
+/// Take a lane's host down and verify that nothing of it is left.
+#[derive(Debug, Args)]
+pub(super) struct DestroyArgs {
+    /// A spec file or a lane's name; with none, the only lane that has a host.
+    #[arg(value_name = "LANE")]
+    target: Option<String>,
+    /// Do not ask.
+    #[arg(long, short = 'y')]
+    yes: bool,
+    #[command(flatten)]
+    execute: ExecuteArgs,
+}
+
+pub(super) async fn run(context: &Context, args: &DestroyArgs) -> Result<u8, Failure> {
+    let spec = match &args.target {
+        Some(target) if is_path(target) => Some(super::lane::load_spec(context, Path::new(target))?),
+        _ => None,
+    };
+    let dir = match &spec {
+        Some(spec) => Some(LaneDir::new(&context.state_root, spec.name.as_str())),
+        None => find_lane(context, args.target.as_deref())?,
+    };
+    let Some(dir) = dir else {
+        return Ok(nothing(context, args.execute.format, "no lane has a host"));
+    };
+    if dir.load()?.is_none() {
+        return Ok(nothing(context, args.execute.format, &format!("lane `{}` has no state here", dir.lane())));
+    }
+    let session = dir.open(&context.world, "destroy")?;
+    destroy(context, &session, spec, args.yes, &args.execute).await
+}
+
+fn nothing(context: &Context, format: Format, why: &str) -> u8 {
+    match format {
+        Format::Text => context.ui.line(&format!("Nothing to destroy: {why}.")),
+        Format::Json => {
+            context.ui.line(&serde_json::json!({"format_version": 1, "event": "nothing_to_destroy", "why": why}).to_string());
+        }
+    }
+    0
+}
+
+/// Destroys the lane of a held lock.
+pub(super) async fn destroy(
+    context: &Context,
+    session: &SharedSession,
+    spec: Option<Spec>,
+    yes: bool,
+    execute_args: &ExecuteArgs,
+) -> Result<u8, Failure> {
+    let record = session.record();
+    let spec = spec.or_else(|| recorded_spec(context, &record));
+    // What was really made counts; the spec may have moved to another provider since.
+    let provider = match (&record.host, &spec) {
+        (Some(host), _) => Some(ProviderSpec { name: host.provider.clone(), config: host.provider_config.clone() }),
+        (None, Some(spec)) => Some(spec.provider.clone()),
+        (None, None) => None,
+    };
+    let Some(provider) = provider else {
+        return Ok(nothing(context, execute_args.format, &format!("lane `{}` has no host", record.lane)));
+    };
+    let (connected, entry) = connect(context, &provider)?;
+    // The host itself need not be asked: it goes down whatever it says.
+    let observed = look(context, session.dir(), &crate::state::Record { steps: Default::default(), ..record.clone() }, None, connected.as_ref()).await?;
+    let timeout = spec.as_ref().map_or(std::time::Duration::from_secs(900), |spec| spec.timeouts.destroy);
+    let price = record.host.as_ref().and_then(|host| (entry.price)(&host.sku, &host.region));
+    let plan = plan::diff_destroy(&record, &observed, price, timeout, context.world.now());
+    if plan.is_empty() {
+        return Ok(nothing(context, execute_args.format, &format!("lane `{}` has no host", record.lane)));
+    }
+    if execute_args.format == Format::Text {
+        context.ui.out(&report::plan_text::render(&plan, context.ui.colour, context.ui.verbose));
+    }
+    agree(context, yes, &format!("Destroy the host of lane `{}`?", record.lane))?;
+    let run = Run { spec: spec.map(Arc::new), inputs: Arc::new(Inputs::default()), provider: connected, entry };
+    let (summary, _) = execute_with(context, session, run, &plan, execute_args).await?;
+    judge(session, &summary)?;
+    session.dir().remove_plan()?;
+    if execute_args.format == Format::Text {
+        context.ui.note(&format!(
+            "Lane `{}` is gone, verified, in {:.1} s.",
+            record.lane,
+            summary.duration.as_secs_f64()
+        ));
+    }
+    Ok(0)
+}

@@ -1,0 +1,161 @@
+//! The verbs: load, call, render. No HTTP, no files, no rules.
+
+mod apply;
+mod complete;
+mod connect;
+mod destroy;
+mod exec;
+mod graph;
+mod init;
+mod lane;
+mod list;
+mod logs;
+mod plan;
+mod run;
+mod schema;
+mod show;
+pub mod signals;
+mod status;
+mod test;
+mod ui;
+mod validate;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::error::{Failure, Kind};
+use crate::world::World;
+
+pub use ui::Ui;
+
+/// Ephemeral KVM hosts from a spec: plan, apply, test, destroy.
+///
+/// Exit codes: 0 done, 1 unexpected, 2 `plan --detailed-exitcode` found changes, 3 spec, 4 credentials or provider,
+/// 5 a step failed (the host is up), 6 locked or stale, 7 something may still cost money, 64 usage.
+#[derive(Debug, Parser)]
+#[command(name = "lane", version, about, long_about, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    verb: VerbArgs,
+}
+
+/// Flags that every verb takes.
+#[derive(Debug, Args)]
+struct GlobalArgs {
+    /// Folder that holds a folder of state for each lane.
+    #[arg(long, global = true, env = "LANE_STATE_DIR", default_value = "state", value_name = "DIR")]
+    state_dir: PathBuf,
+    /// Say only what went wrong.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Say more: steps that are left alone, causes of causes.
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+/// What a verb writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// For machines; carries a version number.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum VerbArgs {
+    Init(init::InitArgs),
+    Validate(validate::ValidateArgs),
+    Schema(schema::SchemaArgs),
+    Plan(plan::PlanArgs),
+    Apply(apply::ApplyArgs),
+    Destroy(destroy::DestroyArgs),
+    Run(run::RunArgs),
+    Test(test::TestArgs),
+    Status(status::StatusArgs),
+    #[command(alias = "ls")]
+    List(list::ListArgs),
+    Show(show::ShowArgs),
+    Graph(graph::GraphArgs),
+    Ssh(exec::SshArgs),
+    Exec(exec::ExecArgs),
+    Logs(logs::LogsArgs),
+    Completions(complete::CompletionsArgs),
+}
+
+/// What every verb gets.
+#[derive(Debug, Clone)]
+struct Context {
+    world: World,
+    ui: Ui,
+    state_root: PathBuf,
+}
+
+/// Runs the program and returns its exit code.
+pub fn main() -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            drop(error.print());
+            return if error.use_stderr() { Kind::Usage.exit_code() } else { 0 };
+        }
+    };
+    let ui = Ui::new(cli.global.quiet, cli.global.verbose > 0);
+    match dispatch(cli, ui) {
+        Ok(code) => code,
+        Err(failure) => {
+            ui.failure(&failure);
+            failure.kind.exit_code()
+        }
+    }
+}
+
+fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
+    let world = World::capture().map_err(|error| {
+        Failure::new(Kind::Unexpected, format!("the working folder cannot be read: {error}"))
+            .hint("change to a folder that exists")
+    })?;
+    let state_root = world.cwd().join(&cli.global.state_dir);
+    let context = Context { world, ui, state_root };
+    // The verbs that never wait start no runtime: they answer in a few milliseconds.
+    let verb = match cli.verb {
+        VerbArgs::Init(args) => return init::run(&context, &args),
+        VerbArgs::Validate(args) => return validate::run(&context, &args),
+        VerbArgs::Schema(args) => return schema::run(&context, &args),
+        VerbArgs::List(args) => return list::run(&context, &args),
+        VerbArgs::Show(args) => return show::run(&context, &args),
+        VerbArgs::Completions(args) => return complete::run(&context, &args),
+        verb => verb,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Kind::Unexpected, format!("the async runtime cannot start: {error}")))?;
+    let outcome = runtime.block_on(async {
+        match verb {
+            VerbArgs::Plan(args) => plan::run(&context, &args).await,
+            VerbArgs::Apply(args) => apply::run(&context, &args).await,
+            VerbArgs::Destroy(args) => destroy::run(&context, &args).await,
+            VerbArgs::Run(args) => run::run(&context, &args).await,
+            VerbArgs::Test(args) => test::run(&context, &args).await,
+            VerbArgs::Status(args) => status::run(&context, &args).await,
+            VerbArgs::Graph(args) => graph::run(&context, &args).await,
+            VerbArgs::Ssh(args) => exec::run_ssh(&context, &args).await,
+            VerbArgs::Exec(args) => exec::run_exec(&context, &args).await,
+            VerbArgs::Logs(args) => logs::run(&context, &args).await,
+            VerbArgs::Init(_)
+            | VerbArgs::Validate(_)
+            | VerbArgs::Schema(_)
+            | VerbArgs::List(_)
+            | VerbArgs::Show(_)
+            | VerbArgs::Completions(_) => Ok(0),
+        }
+    });
+    // A blocked thread (a stuck file system, say) must not keep a second Ctrl-C from ending the program.
+    runtime.shutdown_background();
+    outcome
+}

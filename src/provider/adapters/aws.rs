@@ -1,0 +1,85 @@
+//! Amazon EC2: its keys, defaults and facts. Its API calls are not part of this build yet; `connect` says so.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::provider::{Entry, KvmSupport, Money, Price, Provider, ProviderError, Region, Sku};
+use crate::world::World;
+
+/// Keys of provider `aws`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read by the API calls, which are not part of this build yet")]
+struct Config {
+    /// Region, `us-east-1`.
+    region: Option<String>,
+    /// Profile of the shared configuration file.
+    profile: Option<String>,
+    /// Subnet, where there is no default VPC.
+    subnet: Option<String>,
+    /// Base address of the API, for an emulator.
+    endpoint: Option<String>,
+}
+
+pub(crate) static ENTRY: Entry = Entry {
+    name: "aws",
+    about: "Amazon EC2; KVM on metal types",
+    credentials: &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"],
+    default_sku: Sku::fixed("c5.metal"),
+    default_region: Region::fixed("us-east-1"),
+    default_image: "ubuntu-24.04",
+    listing_lag: Duration::from_secs(60),
+    provision_timeout: Duration::from_secs(2400),
+    user_data_limit: 16384,
+    timer_stops_bill: true,
+    region_key: "region",
+    init_keys: || "  region: us-east-1\n".to_owned(),
+    schema: |generator| generator.subschema_for::<Config>(),
+    kvm,
+    price,
+    connect,
+};
+
+fn kvm(sku: &Sku) -> KvmSupport {
+    // Metal types are real hardware; some virtual 8th-generation Intel types nest (EC2 API, CpuOptionsRequest).
+    let family = sku.as_str().split('.').next().unwrap_or_default();
+    if sku.as_str().contains(".metal")
+        || ["c8i", "m8i", "r8i", "c8i-flex", "m8i-flex", "r8i-flex"].contains(&family)
+    {
+        KvmSupport::Yes
+    } else if family.starts_with('t') || family.ends_with('g') {
+        KvmSupport::No
+    } else {
+        KvmSupport::Unknown
+    }
+}
+
+fn price(sku: &Sku, region: &Region) -> Option<Price> {
+    let micros = match (sku.as_str(), region.as_str()) {
+        ("c5.metal", "us-east-1") => 4_080_000,
+        ("m5.metal", "us-east-1") => 4_608_000,
+        ("c5n.metal", "us-east-1") => 3_888_000,
+        ("m8i.xlarge", "us-east-1") => 212_000,
+        _ => return None,
+    };
+    Some(Price {
+        per_hour: Money { micros, currency: "USD".to_owned() },
+        source: "list price, 2025-03 (metal), 2026-04 (m8i)".to_owned(),
+    })
+}
+
+fn connect(_world: &World, config: &serde_json::Value) -> Result<Box<dyn Provider>, ProviderError> {
+    let read: Result<Config, _> = serde_json::from_value(config.clone());
+    Err(match read {
+        Ok(_) => ProviderError::Unavailable {
+            provider: "aws",
+            message: "this build of lane cannot make hosts there yet".to_owned(),
+            remedy: "`lane validate` and `lane plan --offline` work; provider `nspawn` makes hosts on this machine".to_owned(),
+        },
+        Err(error) => {
+            ProviderError::Rejected { provider: "aws", operation: "reading its keys", message: error.to_string() }
+        }
+    })
+}

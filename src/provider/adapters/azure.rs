@@ -1,0 +1,80 @@
+//! Microsoft Azure: its keys, defaults and facts. Its API calls are not part of this build yet; `connect` says so.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::provider::{Entry, KvmSupport, Money, Price, Provider, ProviderError, Region, Sku};
+use crate::world::World;
+
+/// Keys of provider `azure`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read by the API calls, which are not part of this build yet")]
+struct Config {
+    /// Location, `eastus`.
+    location: Option<String>,
+    /// Subscription that pays.
+    subscription: String,
+    /// Base address of the API, for an emulator.
+    endpoint: Option<String>,
+}
+
+pub(crate) static ENTRY: Entry = Entry {
+    name: "azure",
+    about: "Microsoft Azure; KVM by nested virtualisation",
+    credentials: &["AZURE_CLIENT_SECRET", "ARM_CLIENT_SECRET"],
+    default_sku: Sku::fixed("Standard_D4s_v3"),
+    default_region: Region::fixed("eastus"),
+    default_image: "ubuntu-24.04",
+    listing_lag: Duration::from_secs(60),
+    provision_timeout: Duration::from_secs(1200),
+    user_data_limit: 65535,
+    timer_stops_bill: false,
+    region_key: "location",
+    init_keys: || "  subscription: 00000000-0000-0000-0000-000000000000\n".to_owned(),
+    schema: |generator| generator.subschema_for::<Config>(),
+    kvm,
+    price,
+    connect,
+};
+
+fn kvm(sku: &Sku) -> KvmSupport {
+    // By family: Azure's API has no field for it (Azure size pages, 'Nested Virtualization: Supported').
+    let name = sku.as_str();
+    let nests = name.starts_with("Standard_D") || name.starts_with("Standard_E");
+    if nests && ["_v3", "_v4", "_v5", "_v6"].iter().any(|version| name.ends_with(version)) {
+        KvmSupport::Yes
+    } else if name.starts_with("Standard_A") || name.starts_with("Standard_B") {
+        KvmSupport::No
+    } else {
+        KvmSupport::Unknown
+    }
+}
+
+fn price(sku: &Sku, region: &Region) -> Option<Price> {
+    let micros = match (sku.as_str(), region.as_str()) {
+        ("Standard_D4s_v3", "eastus") => 192_000,
+        ("Standard_D4s_v3", "westeurope") => 240_000,
+        _ => return None,
+    };
+    Some(Price {
+        per_hour: Money { micros, currency: "USD".to_owned() },
+        source: "list price, 2026-08".to_owned(),
+    })
+}
+
+fn connect(_world: &World, config: &serde_json::Value) -> Result<Box<dyn Provider>, ProviderError> {
+    let read: Result<Config, _> = serde_json::from_value(config.clone());
+    Err(match read {
+        Ok(_) => ProviderError::Unavailable {
+            provider: "azure",
+            message: "this build of lane cannot make hosts there yet".to_owned(),
+            remedy: "`lane validate` and `lane plan --offline` work; provider `nspawn` makes hosts on this machine".to_owned(),
+        },
+        Err(error) => {
+            ProviderError::Rejected { provider: "azure", operation: "reading its keys", message: error.to_string() }
+        }
+    })
+}

@@ -1,0 +1,73 @@
+//! Equinix Metal: its keys, defaults and facts. Its API calls are not part of this build yet; `connect` says so.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::provider::{Entry, KvmSupport, Money, Price, Provider, ProviderError, Region, Sku};
+use crate::world::World;
+
+/// Keys of provider `equinix`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read by the API calls, which are not part of this build yet")]
+struct Config {
+    /// Project id.
+    project: String,
+    /// Metro, `da`.
+    metro: Option<String>,
+    /// Base address of the API, for an emulator.
+    endpoint: Option<String>,
+}
+
+pub(crate) static ENTRY: Entry = Entry {
+    name: "equinix",
+    about: "Equinix Metal",
+    credentials: &["METAL_AUTH_TOKEN", "PACKET_AUTH_TOKEN"],
+    default_sku: Sku::fixed("c3.small.x86"),
+    default_region: Region::fixed("da"),
+    default_image: "ubuntu-24.04",
+    listing_lag: Duration::from_secs(30),
+    provision_timeout: Duration::from_secs(2400),
+    user_data_limit: 65535,
+    timer_stops_bill: false,
+    region_key: "metro",
+    init_keys: || "  project: 00000000-0000-0000-0000-000000000000\n".to_owned(),
+    schema: |generator| generator.subschema_for::<Config>(),
+    kvm,
+    price,
+    connect,
+};
+
+fn kvm(_sku: &Sku) -> KvmSupport {
+    // Every plan is real hardware.
+    KvmSupport::Yes
+}
+
+fn price(sku: &Sku, region: &Region) -> Option<Price> {
+    let micros = match (sku.as_str(), region.as_str()) {
+        ("c3.small.x86", _) => 750_000,
+        ("m3.small.x86", _) => 1_050_000,
+        ("c3.medium.x86", _) => 1_500_000,
+        _ => return None,
+    };
+    Some(Price {
+        per_hour: Money { micros, currency: "USD".to_owned() },
+        source: "list price of 2023".to_owned(),
+    })
+}
+
+fn connect(_world: &World, config: &serde_json::Value) -> Result<Box<dyn Provider>, ProviderError> {
+    let read: Result<Config, _> = serde_json::from_value(config.clone());
+    Err(match read {
+        Ok(_) => ProviderError::Unavailable {
+            provider: "equinix",
+            message: "this build of lane cannot make hosts there yet".to_owned(),
+            remedy: "`lane validate` and `lane plan --offline` work; provider `nspawn` makes hosts on this machine".to_owned(),
+        },
+        Err(error) => {
+            ProviderError::Rejected { provider: "equinix", operation: "reading its keys", message: error.to_string() }
+        }
+    })
+}

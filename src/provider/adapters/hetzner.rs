@@ -1,0 +1,71 @@
+//! Hetzner Cloud: its keys, defaults and facts. Its API calls are not part of this build yet; `connect` says so.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::provider::{Entry, KvmSupport, Money, Price, Provider, ProviderError, Region, Sku};
+use crate::world::World;
+
+/// Keys of provider `hetzner`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read by the API calls, which are not part of this build yet")]
+struct Config {
+    /// Location, `ash`.
+    location: Option<String>,
+    /// Base address of the API, for an emulator.
+    endpoint: Option<String>,
+}
+
+pub(crate) static ENTRY: Entry = Entry {
+    name: "hetzner",
+    about: "Hetzner Cloud; no KVM on any type",
+    credentials: &["HCLOUD_TOKEN"],
+    default_sku: Sku::fixed("cpx51"),
+    default_region: Region::fixed("ash"),
+    default_image: "ubuntu-24.04",
+    listing_lag: Duration::from_secs(10),
+    provision_timeout: Duration::from_secs(600),
+    user_data_limit: 32768,
+    timer_stops_bill: false,
+    region_key: "location",
+    init_keys: || "  location: ash\n".to_owned(),
+    schema: |generator| generator.subschema_for::<Config>(),
+    kvm,
+    price,
+    connect,
+};
+
+fn kvm(_sku: &Sku) -> KvmSupport {
+    // No Hetzner Cloud type has nested virtualisation (measured on CCX, CPX and CAX, 2026-05).
+    KvmSupport::No
+}
+
+fn price(sku: &Sku, region: &Region) -> Option<Price> {
+    let micros = match (sku.as_str(), region.as_str()) {
+        ("cpx51", _) => 382_000,
+        ("cpx62", _) => 209_000,
+        ("ccx33", _) => 223_000,
+        _ => return None,
+    };
+    Some(Price {
+        per_hour: Money { micros, currency: "EUR".to_owned() },
+        source: "list price without VAT, 2026-08".to_owned(),
+    })
+}
+
+fn connect(_world: &World, config: &serde_json::Value) -> Result<Box<dyn Provider>, ProviderError> {
+    let read: Result<Config, _> = serde_json::from_value(config.clone());
+    Err(match read {
+        Ok(_) => ProviderError::Unavailable {
+            provider: "hetzner",
+            message: "this build of lane cannot make hosts there yet".to_owned(),
+            remedy: "`lane validate` and `lane plan --offline` work; provider `nspawn` makes hosts on this machine".to_owned(),
+        },
+        Err(error) => {
+            ProviderError::Rejected { provider: "hetzner", operation: "reading its keys", message: error.to_string() }
+        }
+    })
+}

@@ -1,0 +1,73 @@
+//! OVH Public Cloud: its keys, defaults and facts. Its API calls are not part of this build yet; `connect` says so.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::provider::{Entry, KvmSupport, Money, Price, Provider, ProviderError, Region, Sku};
+use crate::world::World;
+
+/// Keys of provider `ovh`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read by the API calls, which are not part of this build yet")]
+struct Config {
+    /// Public Cloud project (service name).
+    project: String,
+    /// Region, `GRA11`.
+    region: Option<String>,
+    /// API account: `ovh-eu`, `ovh-ca` or `ovh-us`.
+    api: Option<String>,
+    /// Base address of the API, for an emulator.
+    endpoint: Option<String>,
+}
+
+pub(crate) static ENTRY: Entry = Entry {
+    name: "ovh",
+    about: "OVH Public Cloud; KVM on Metal instances",
+    credentials: &["OVH_APPLICATION_SECRET", "OVH_CONSUMER_KEY", "OVH_APPLICATION_KEY"],
+    default_sku: Sku::fixed("bm-s1"),
+    default_region: Region::fixed("GRA11"),
+    default_image: "ubuntu-24.04",
+    listing_lag: Duration::from_secs(30),
+    provision_timeout: Duration::from_secs(2400),
+    user_data_limit: 49152,
+    timer_stops_bill: false,
+    region_key: "region",
+    init_keys: || "  project: 0123456789abcdef0123456789abcdef\n".to_owned(),
+    schema: |generator| generator.subschema_for::<Config>(),
+    kvm,
+    price,
+    connect,
+};
+
+fn kvm(sku: &Sku) -> KvmSupport {
+    // Metal instances are real hardware; nothing confirms nesting on the virtual ones.
+    if sku.as_str().starts_with("bm-") { KvmSupport::Yes } else { KvmSupport::Unknown }
+}
+
+fn price(sku: &Sku, region: &Region) -> Option<Price> {
+    let micros = match (sku.as_str(), region.as_str()) {
+        ("bm-s1", _) => 500_000,
+        _ => return None,
+    };
+    Some(Price {
+        per_hour: Money { micros, currency: "EUR".to_owned() },
+        source: "catalogue without VAT, 2026-08".to_owned(),
+    })
+}
+
+fn connect(_world: &World, config: &serde_json::Value) -> Result<Box<dyn Provider>, ProviderError> {
+    let read: Result<Config, _> = serde_json::from_value(config.clone());
+    Err(match read {
+        Ok(_) => ProviderError::Unavailable {
+            provider: "ovh",
+            message: "this build of lane cannot make hosts there yet".to_owned(),
+            remedy: "`lane validate` and `lane plan --offline` work; provider `nspawn` makes hosts on this machine".to_owned(),
+        },
+        Err(error) => {
+            ProviderError::Rejected { provider: "ovh", operation: "reading its keys", message: error.to_string() }
+        }
+    })
+}
