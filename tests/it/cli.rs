@@ -1,0 +1,153 @@
+//! The program without a host: validation, offline plans, help, exit codes, damaged state.
+
+use crate::support::{Lab, SMALL, root, small};
+
+#[test]
+fn every_example_spec_is_valid_and_passes_the_published_schema() {
+    let lab = Lab::new("unused", SMALL);
+    let schema: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(root().join("schemas/lane.schema.json")).unwrap()).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let mut count = 0;
+    for entry in std::fs::read_dir(root().join("specs")).unwrap() {
+        let path = entry.unwrap().path();
+        lab.run(&["validate", path.to_str().unwrap()]).exits(0);
+        let value: serde_json::Value = serde_yaml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let errors: Vec<String> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{}: {errors:?}", path.display());
+        count += 1;
+    }
+    assert!(count >= 9, "{count} specs");
+}
+
+#[test]
+fn the_committed_schema_is_current() {
+    let lab = Lab::new("unused", SMALL);
+    let committed = std::fs::read_to_string(root().join("schemas/lane.schema.json")).unwrap();
+    let current = lab.run(&["schema"]).exits(0).stdout;
+    assert!(committed == current, "schemas/lane.schema.json is out of date: run `make schema`");
+}
+
+#[test]
+fn an_offline_plan_needs_no_files_leaves_no_trace_and_says_what_is_unknown() {
+    let lab = Lab::new("offline", SMALL);
+    let ran = lab.run(&["plan", lab.spec_arg(), "--offline"]).exits(0);
+    assert!(ran.stdout.contains("unknown until apply"), "{}", ran.stdout);
+    assert!(!lab.state().exists(), "an offline plan wrote state");
+    let coded = lab.run(&["plan", lab.spec_arg(), "--offline", "--detailed-exitcode"]);
+    coded.exits(2);
+}
+
+#[test]
+fn an_offline_plan_runs_no_command_and_opens_no_socket() {
+    let lab = small("quiet", 1);
+    let trace = lab.path().join("trace");
+    let Ok(output) = std::process::Command::new("strace")
+        .args(["-f", "-e", "trace=execve,socket,connect", "-o"])
+        .arg(&trace)
+        .arg(env!("CARGO_BIN_EXE_lane"))
+        .args(["plan", lab.spec_arg(), "--offline"])
+        .current_dir(lab.path())
+        .output()
+    else {
+        assert!(std::env::var_os("CI").is_none(), "CI has to have strace");
+        println!("left out: strace is not installed");
+        return;
+    };
+    assert!(output.status.success(), "{output:?}");
+    let trace = std::fs::read_to_string(&trace).unwrap();
+    let calls: Vec<&str> = trace.lines().filter(|line| line.contains("execve(") || line.contains("socket(") || line.contains("connect(")).collect();
+    assert_eq!(calls.len(), 1, "only the program itself is executed: {calls:#?}");
+}
+
+#[test]
+fn a_missing_file_is_an_error_for_plan_with_its_place_in_the_spec() {
+    let lab = Lab::new("missing", SMALL);
+    let ran = lab.run(&["plan", lab.spec_arg()]).exits(3);
+    assert!(ran.stderr.contains("missing.yaml:"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("web/web.service"), "{}", ran.stderr);
+    lab.run(&["validate", lab.spec_arg()]).exits(0);
+}
+
+#[test]
+fn complaints_come_all_at_once_with_place_and_guess() {
+    let text = SMALL.replace("name: nspawn", "name: nspwan").replace("lease:", "leese:").replace("after", "aftr");
+    let lab = Lab::new("typos", &text);
+    let ran = lab.run(&["validate", lab.spec_arg()]).exits(3);
+    assert!(ran.stderr.contains("nspawn"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("did you mean"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("leese"), "{}", ran.stderr);
+}
+
+#[test]
+fn wrong_usage_exits_with_64_and_help_with_0() {
+    let lab = Lab::new("usage", SMALL);
+    lab.run(&["aply"]).exits(64);
+    lab.run(&["plan"]).exits(64);
+    lab.run(&["--help"]).exits(0);
+    lab.run(&["apply"]).exits(64);
+}
+
+#[test]
+fn destroying_nothing_says_so_and_exits_0() {
+    let lab = Lab::new("nothing", SMALL);
+    let ran = lab.run(&["destroy", "-y"]).exits(0);
+    assert!(ran.stdout.contains("Nothing to destroy"), "{}", ran.stdout);
+    let ran = lab.run(&["destroy", lab.spec_arg(), "-y"]).exits(0);
+    assert!(ran.stdout.contains("Nothing to destroy"), "{}", ran.stdout);
+}
+
+#[test]
+fn without_a_terminal_apply_asks_for_the_flag() {
+    if !crate::support::can_boot_hosts() {
+        return;
+    }
+    let lab = small("unasked", 1);
+    let ran = lab.run(&["apply", lab.spec_arg()]).exits(64);
+    assert!(ran.stderr.contains("-y"), "{}", ran.stderr);
+}
+
+#[test]
+fn init_writes_a_spec_that_validates_and_never_overwrites() {
+    let lab = Lab::new("unused", SMALL);
+    for provider in ["nspawn", "gcp", "aws"] {
+        let file = format!("fresh-{provider}.yaml");
+        lab.run(&["init", &file, "--provider", provider]).exits(0);
+        lab.run(&["validate", &file]).exits(0);
+        lab.run(&["init", &file]).exits(64);
+    }
+}
+
+#[test]
+fn damaged_state_is_an_error_that_names_the_file_and_is_kept() {
+    let lab = small("damaged", 1);
+    for bad in ["", "{", "{\"format_version\": 99}", "not json at all"] {
+        lab.write("state/damaged/state.json", bad);
+        let ran = lab.run(&["show", "damaged"]);
+        assert_ne!(ran.code, 0, "{bad:?} passed");
+        assert!(ran.stderr.contains("state.json"), "{bad:?}: {}", ran.stderr);
+        let ran = lab.run(&["destroy", "damaged", "-y"]);
+        assert_ne!(ran.code, 0, "a destroy must not take damaged state for 'no host'");
+        assert_eq!(lab.read("state/damaged/state.json"), bad, "the damaged file was touched");
+    }
+    std::fs::remove_file(lab.state().join("state.json")).unwrap();
+}
+
+#[test]
+fn graph_draws_every_step() {
+    let lab = small("drawn", 1);
+    for format in ["text", "dot", "mermaid"] {
+        let drawn = lab.run(&["graph", lab.spec_arg(), "--format", format]).exits(0).stdout;
+        for step in ["provision/host", "await/cloud-init", "sync/web", "build/web", "service/web", "smoke", "tests"] {
+            assert!(drawn.contains(step), "{format} lacks {step}:\n{drawn}");
+        }
+    }
+}
+
+#[test]
+fn completions_are_made_for_every_shell() {
+    let lab = Lab::new("unused", SMALL);
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(lab.run(&["completions", shell]).exits(0).stdout.contains("lane"));
+    }
+}
