@@ -83,6 +83,17 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// A step was left unfinished because the run was stopped; the next run settles it.
+    StepLeft {
+        /// When.
+        at: Timestamp,
+        /// Which.
+        step: StepId,
+        /// How long it was watched.
+        duration: Duration,
+        /// What becomes of it.
+        why: String,
+    },
     /// The operator asked the run to stop.
     StopRequested {
         /// When.
