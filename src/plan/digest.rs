@@ -14,6 +14,23 @@ impl Digest {
         Self(blake3::hash(bytes).to_hex().to_string())
     }
 
+    /// Digests what a reader gives, to the same value as [`Digest::of`] over all of it.
+    pub fn of_reader(reader: impl std::io::Read) -> std::io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(reader)?;
+        Ok(Self(hasher.finalize().to_hex().to_string()))
+    }
+
+    /// Wraps the 32 raw bytes of a digest.
+    pub fn from_raw(raw: [u8; 32]) -> Self {
+        Self(blake3::Hash::from_bytes(raw).to_hex().to_string())
+    }
+
+    /// Returns the raw bytes; `None` for a text that is no digest.
+    pub fn raw(&self) -> Option<[u8; 32]> {
+        blake3::Hash::from_hex(&self.0).ok().map(|hash| *hash.as_bytes())
+    }
+
     /// Returns all 64 hexadecimal characters.
     pub fn as_str(&self) -> &str {
         &self.0

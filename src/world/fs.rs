@@ -129,3 +129,23 @@ pub fn list(path: &Path) -> io::Result<Vec<String>> {
     names.sort();
     Ok(names)
 }
+
+/// Opens a file for reading.
+pub fn open(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
+/// Reads metadata of what a path leads to, following symlinks.
+pub fn stat(path: &Path) -> io::Result<std::fs::Metadata> {
+    std::fs::metadata(path)
+}
+
+/// Returns what a symlink says.
+pub fn read_link(path: &Path) -> io::Result<std::path::PathBuf> {
+    std::fs::read_link(path)
+}
+
+/// Resolves symlinks, `.` and `..`; the path has to exist.
+pub fn canonicalize(path: &Path) -> io::Result<std::path::PathBuf> {
+    std::fs::canonicalize(path)
+}
