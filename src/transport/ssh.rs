@@ -266,11 +266,13 @@ impl Remote for OpenSsh {
         from.push("/");
         command.arg("--").arg(from).arg(format!("{}:./", self.target.alias));
         command.env("LC_ALL", "C").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // rsync takes a name that starts with `#` or `;` for a comment and skips it without a word.
+        let names = join_nul(request.files.iter().map(|file| format!("./{file}")));
         let work = async {
             let mut child = command.spawn().map_err(|source| local("cannot run rsync", source))?;
             let mut stdout = Vec::new();
             let mut sink = |chunk: &[u8]| stdout.extend_from_slice(chunk);
-            let stderr = talk(&mut child, &join_nul(&request.files), &mut sink).await?;
+            let stderr = talk(&mut child, &names, &mut sink).await?;
             let status = child.wait().await.map_err(|source| local("cannot wait for rsync", source))?;
             Ok::<_, TransportError>((status.code().unwrap_or(-1), stdout, stderr))
         };
@@ -391,7 +393,8 @@ fn config_text(target: &SshTarget, known_hosts: &Path, socket: &Path) -> String 
 
 /// Writes a path so that `ssh_config` takes it as it is: one word, no `%` token.
 fn config_path(path: &Path) -> String {
-    format!("\"{}\"", path.display().to_string().replace('%', "%%"))
+    let text = path.display().to_string().replace('%', "%%").replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{text}\"")
 }
 
 /// Finds a short folder that is ours alone for the shared connection's socket.
@@ -421,8 +424,13 @@ fn socket_path(world: &World, uid: u32, target: &SshTarget) -> Result<PathBuf, T
     own(fallback.clone()).map_err(|source| local(format!("cannot use {}", fallback.display()), source))
 }
 
-fn join_nul(paths: &[String]) -> Vec<u8> {
-    paths.iter().flat_map(|path| path.bytes().chain([0])).collect()
+fn join_nul(paths: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for path in paths {
+        bytes.extend_from_slice(path.as_ref().as_bytes());
+        bytes.push(0);
+    }
+    bytes
 }
 
 /// Reads the number that follows the first of these titles: `Total bytes sent: 1,234`.
@@ -443,4 +451,420 @@ fn last_lines(text: &str, count: usize) -> String {
 
 fn local(what: impl Into<String>, source: std::io::Error) -> TransportError {
     TransportError::Local { what: what.into(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::transport::LaneKeys;
+    use crate::world::SystemClock;
+
+    /// A real sshd of our own on a loopback port, with its own keys and a `sudo` that only runs what it is given.
+    struct Sshd {
+        dir: tempfile::TempDir,
+        keys: LaneKeys,
+        port: u16,
+        user: String,
+        process: std::process::Child,
+    }
+
+    impl Drop for Sshd {
+        fn drop(&mut self) {
+            // A test that failed has closed nothing.
+            for socket in fs::list(&self.dir.path().join("run/lane")).unwrap_or_default() {
+                let socket = self.dir.path().join("run/lane").join(socket);
+                let mut command = std::process::Command::new("ssh");
+                drop(command.args(["-F", "none", "-O", "exit", "-S"]).arg(socket).arg("host").output());
+            }
+            drop(self.process.kill());
+            drop(self.process.wait());
+        }
+    }
+
+    fn write(path: &Path, text: &str, mode: u32) {
+        fs::write_atomic(path, text.as_bytes(), Mode::Private).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    impl Sshd {
+        /// Starts one; `options` stand before the key in `authorized_keys`.
+        fn start(options: &str) -> Self {
+            let program = Path::new("/usr/sbin/sshd");
+            assert!(program.exists(), "/usr/sbin/sshd is needed: apt-get install openssh-server");
+            // Not below /tmp's sticky bit alone: sshd wants each folder above authorized_keys to be safe.
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path();
+            let keys = LaneKeys::load_or_create(&path.join("keys"), "lane-test-00000000").unwrap();
+            fs::create_dir_all(&path.join("bin")).unwrap();
+            write(&path.join("bin/sudo"), "#!/bin/sh\n[ \"$1\" = -n ] && shift\nexec \"$@\"\n", 0o755);
+            write(&path.join("authorized_keys"), &format!("{options} {}\n", keys.user_public), 0o600);
+            let user = std::process::Command::new("id").arg("-un").output().unwrap().stdout;
+            let user = String::from_utf8(user).unwrap().trim().to_owned();
+            for attempt in 0.. {
+                let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+                let config = format!(
+                    "ListenAddress 127.0.0.1:{port}\nHostKey {0}/keys/host_ed25519\nAuthorizedKeysFile {0}/authorized_keys\n\
+                     PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+                     PermitRootLogin yes\nMaxStartups 100\nSetEnv LANE_HOST_ROOT={0}/host PATH={0}/bin:/usr/bin:/bin\n",
+                    path.display()
+                );
+                write(&path.join("sshd_config"), &config, 0o600);
+                #[expect(clippy::disallowed_methods, reason = "sshd's own folder for its separated half")]
+                drop(std::fs::create_dir_all("/run/sshd"));
+                let mut process = std::process::Command::new(program)
+                    .arg("-D")
+                    .arg("-e")
+                    .arg("-f")
+                    .arg(path.join("sshd_config"))
+                    .stderr(std::fs::File::create(path.join("sshd.log")).unwrap())
+                    .spawn()
+                    .unwrap();
+                for _ in 0..100 {
+                    if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                        return Self { dir, keys, port, user, process };
+                    }
+                    if process.try_wait().unwrap().is_some() {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                drop(process.kill());
+                drop(process.wait());
+                let log = String::from_utf8_lossy(&fs::read(&path.join("sshd.log")).unwrap()).into_owned();
+                assert!(attempt < 3, "sshd does not start: {log}");
+            }
+            unreachable!()
+        }
+
+        fn target(&self) -> SshTarget {
+            SshTarget {
+                alias: "lane-test-00000000".to_owned(),
+                address: "127.0.0.1".to_owned(),
+                port: self.port,
+                user: self.user.clone(),
+                identity: self.keys.identity.clone(),
+                host_public_key: self.keys.host.public.clone(),
+                connect_timeout: Duration::from_secs(5),
+            }
+        }
+
+        fn client(&self, target: SshTarget) -> OpenSsh {
+            let runtime = self.dir.path().join("run");
+            fs::create_dir_private(&runtime).unwrap();
+            let env = BTreeMap::from([("XDG_RUNTIME_DIR".to_owned(), runtime.display().to_string())]);
+            let world = World::fixed(Arc::new(SystemClock), env, "/".into());
+            // A folder with what a shell would split.
+            OpenSsh::new(&world, target, &self.dir.path().join("a \"lane's\" folder").join("%h")).unwrap()
+        }
+
+        fn log(&self) -> String {
+            String::from_utf8_lossy(&fs::read(&self.dir.path().join("sshd.log")).unwrap()).into_owned()
+        }
+    }
+
+    fn strings(items: &[&str]) -> Vec<String> {
+        items.iter().map(|&item| item.to_owned()).collect()
+    }
+
+    const HOSTILE: [&str; 12] = [
+        "with space",
+        "-rf",
+        "it's",
+        "\"double\"",
+        "$(touch /tmp/lane-was-here)",
+        "`id`",
+        "new\nline",
+        "tab\there",
+        "ünï/cødé ☃",
+        "a;b&c|d>e<f",
+        "back\\slash*?[x]{y,z}~!#%",
+        "#comment",
+    ];
+
+    #[tokio::test]
+    async fn scripts_get_their_words_and_give_their_code() {
+        let sshd = Sshd::start("");
+        let ssh = sshd.client(sshd.target());
+        let began = Instant::now();
+        let mut script =
+            Script::root("echo", "cat; printf '[%s]' \"$@\"; echo oops >&2; exit 3").stdin("in\n");
+        script.args = HOSTILE.iter().map(|word| (*word).to_owned()).chain([String::new()]).collect();
+        let output = ssh.exec(script).await.unwrap();
+        // The shared connection that stays behind holds none of our pipes.
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        let wanted: String = HOSTILE.iter().map(|word| format!("[{word}]")).collect();
+        assert_eq!(output.text(), format!("in\n{wanted}[]"));
+        assert_eq!((output.code, output.stderr.as_slice()), (3, b"oops\n".as_slice()));
+        ssh.verify_login().await.unwrap();
+        assert_eq!(sshd.log().matches("Accepted publickey").count(), 1, "{}", sshd.log());
+        ssh.close().await;
+        assert!(!ssh.socket.exists());
+    }
+
+    #[tokio::test]
+    async fn a_scripts_255_is_not_a_lost_connection() {
+        let sshd = Sshd::start("");
+        let ssh = sshd.client(sshd.target());
+        assert_eq!(ssh.exec(Script::user("x", "exit 255")).await.unwrap().code, 255);
+        assert_eq!(ssh.exec(Script::user("x", "kill -9 $$")).await.unwrap().code, 137);
+        // The session's own shell dies: nothing is known of the script.
+        let error = ssh.exec(Script::user("x", "kill -9 $PPID")).await.unwrap_err();
+        assert!(error.is_connection() || matches!(error, TransportError::Refused { .. }), "{error}");
+        ssh.close().await;
+    }
+
+    #[tokio::test]
+    async fn first_connections_at_once_share_one() {
+        let sshd = Sshd::start("");
+        let ssh = Arc::new(sshd.client(sshd.target()));
+        let mut all = tokio::task::JoinSet::new();
+        for n in 0..24 {
+            let ssh = Arc::clone(&ssh);
+            all.spawn(async move {
+                let script = Script::user("n", "sleep 0.3; echo \"$1\"").arg(n.to_string());
+                assert_eq!(ssh.exec(script).await.unwrap().text(), format!("{n}\n"));
+            });
+        }
+        while let Some(done) = all.join_next().await {
+            done.unwrap();
+        }
+        // sshd's default of ten sessions per connection is passed over new connections.
+        assert!(sshd.log().matches("Accepted publickey").count() <= 15, "{}", sshd.log());
+        ssh.close().await;
+    }
+
+    #[tokio::test]
+    async fn output_comes_while_the_script_runs() {
+        let sshd = Sshd::start("");
+        let ssh = sshd.client(sshd.target());
+        ssh.exec(Script::user("warm", ":")).await.unwrap();
+        let began = Instant::now();
+        let mut first = None;
+        let mut bytes = 0;
+        let script = Script::user("s", "echo a; sleep 1; head -c 300000 /dev/zero; exit 7");
+        let code = ssh
+            .stream(script, &mut |chunk| {
+                first.get_or_insert_with(|| began.elapsed());
+                bytes += chunk.len();
+            })
+            .await
+            .unwrap();
+        assert_eq!((code, bytes), (7, 300_002));
+        assert!(first.unwrap() < Duration::from_millis(900), "{first:?}");
+        let slow = Script::user("slow", "sleep 30").timeout(Duration::from_millis(300));
+        assert!(matches!(ssh.exec(slow).await, Err(TransportError::Timeout { .. })));
+        ssh.close().await;
+    }
+
+    #[tokio::test]
+    async fn big_input_and_output_do_not_block_each_other() {
+        let sshd = Sshd::start("");
+        let ssh = sshd.client(sshd.target());
+        let input = vec![b'x'; 3_000_000];
+        let output = ssh.exec(Script::user("cat", "tee /dev/stderr").stdin(input.clone())).await.unwrap();
+        assert!(output.stdout == input && output.stderr == input);
+        // A script that reads nothing is no error.
+        assert_eq!(ssh.exec(Script::user("none", "exit 0").stdin(input)).await.unwrap().code, 0);
+        ssh.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_forced_command_is_not_a_login() {
+        let sshd = Sshd::start("command=\"echo 'Please login as the user ubuntu'; exit 142\"");
+        let ssh = sshd.client(sshd.target());
+        let error = ssh.verify_login().await.unwrap_err();
+        assert!(matches!(error, TransportError::Refused { .. }), "{error:?}");
+        assert!(error.to_string().contains("Please login as the user ubuntu"), "{error}");
+        ssh.close().await;
+    }
+
+    #[tokio::test]
+    async fn another_host_key_a_refused_key_and_a_closed_port_are_told_apart() {
+        let sshd = Sshd::start("");
+        let other = LaneKeys::load_or_create(&sshd.dir.path().join("other"), "other").unwrap();
+        let ssh = sshd.client(SshTarget { host_public_key: other.host.public, ..sshd.target() });
+        let error = ssh.exec(Script::user("x", ":")).await.unwrap_err();
+        assert!(matches!(error, TransportError::HostKey { .. }), "{error:?}");
+
+        let ssh = sshd.client(SshTarget { identity: other.identity, ..sshd.target() });
+        let error = ssh.exec(Script::user("x", ":")).await.unwrap_err();
+        assert!(matches!(error, TransportError::Refused { .. }), "{error:?}");
+
+        let ssh = sshd.client(SshTarget { port: 1, ..sshd.target() });
+        let error = ssh.exec(Script::user("x", ":")).await.unwrap_err();
+        assert!(error.is_connection() && error.to_string().contains("127.0.0.1:1"), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_says_so_and_the_next_call_makes_a_new_one() {
+        let sshd = Sshd::start("");
+        let ssh = sshd.client(sshd.target());
+        // $PPID of the wrapper's parent shell is the session's sshd process.
+        let output = ssh.exec(Script::user("pid", "echo $(cut -d' ' -f4 /proc/$PPID/stat)")).await.unwrap();
+        let session: u32 = output.text().trim().parse().unwrap();
+        let kill = Script::user("kill", "kill -9 \"$1\"; sleep 5").arg(session.to_string());
+        let error = ssh.exec(kill).await.unwrap_err();
+        assert!(error.is_connection(), "{error:?}");
+        assert_eq!(ssh.exec(Script::user("x", "echo back")).await.unwrap().text(), "back\n");
+        ssh.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_sync_brings_exactly_what_is_named_whatever_its_name() {
+        let sshd = Sshd::start("");
+        let ssh = sshd.client(sshd.target());
+        let from = sshd.dir.path().join("from here");
+        let to = sshd.dir.path().join("to: it's $(id)/deep/there");
+        for name in HOSTILE {
+            let path = from.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            write(&path, name, 0o644);
+        }
+        fs::create_dir_all(&from.join("d/e")).unwrap();
+        write(&from.join("d/e/run.sh"), "#!/bin/sh\n", 0o755);
+        write(&from.join("unnamed"), "", 0o644);
+        std::os::unix::fs::symlink("../nowhere", from.join("d/link")).unwrap();
+        let mut request = SyncRequest {
+            name: "mvm".to_owned(),
+            from: from.clone(),
+            to: to.display().to_string(),
+            files: HOSTILE.iter().copied().chain(["d/e/run.sh", "d/link"]).map(str::to_owned).collect(),
+            remove: vec![],
+            timeout: Duration::from_secs(30),
+        };
+        let stats = ssh.sync(&request).await.unwrap();
+        assert_eq!((stats.transferred, stats.deleted), (13, 0));
+        assert!(stats.bytes > 0);
+        for name in HOSTILE {
+            assert_eq!(fs::read(&to.join(name)).unwrap(), name.as_bytes(), "{name:?}");
+        }
+        assert_eq!(fs::metadata(&to.join("d/e/run.sh")).unwrap().mode() & 0o777, 0o755);
+        assert!(fs::metadata(&to.join("d/link")).unwrap().is_symlink());
+        assert!(!to.join("unnamed").exists());
+        assert!(!Path::new("/tmp/lane-was-here").exists());
+
+        // Nothing changed: nothing goes over, and nothing looks newer.
+        let before = fs::metadata(&to.join("-rf")).unwrap().mtime_nsec();
+        assert_eq!(ssh.sync(&request).await.unwrap().transferred, 0);
+        assert_eq!(fs::metadata(&to.join("-rf")).unwrap().mtime_nsec(), before);
+
+        // Same size, older time: content decides, and what came over is newer than what was built before.
+        write(&to.join("built"), "", 0o644);
+        write(&from.join("-rf"), "-fr", 0o644);
+        let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        std::fs::File::open(from.join("-rf")).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!(ssh.sync(&request).await.unwrap().transferred, 1);
+        assert_eq!(fs::read(&to.join("-rf")).unwrap(), b"-fr");
+        let at = |name: &str| fs::metadata(&to.join(name)).unwrap().modified().unwrap();
+        assert!(at("-rf") >= at("built"));
+
+        // What an earlier sync brought goes; what the host made stays.
+        write(&to.join("d/e/made-there"), "", 0o644);
+        request.remove = HOSTILE
+            .iter()
+            .copied()
+            .chain(["d/link", "d/e/run.sh", "gone/before"])
+            .map(str::to_owned)
+            .collect();
+        request.files = vec![];
+        assert_eq!(ssh.sync(&request).await.unwrap().deleted, 14);
+        assert!(to.join("d/e/made-there").exists() && to.join("built").exists());
+        assert!(!to.join("ünï").exists(), "an empty folder goes with its last file");
+        ssh.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_sync_replaces_a_folder_by_a_file_and_deletes_nothing_outside() {
+        let sshd = Sshd::start("");
+        let ssh = sshd.client(sshd.target());
+        let [from, to, outside] = ["from", "to", "outside"].map(|name| sshd.dir.path().join(name));
+        for dir in [from.join("a"), to.join("l"), outside.clone()] {
+            fs::create_dir_all(&dir).unwrap();
+        }
+        write(&from.join("a/b"), "1", 0o644);
+        let mut request = SyncRequest {
+            name: "s".to_owned(),
+            from: from.clone(),
+            to: to.display().to_string(),
+            files: strings(&["a/b"]),
+            remove: vec![],
+            timeout: Duration::from_secs(30),
+        };
+        ssh.sync(&request).await.unwrap();
+        std::fs::remove_dir_all(from.join("a")).unwrap();
+        write(&from.join("a"), "2", 0o644);
+        (request.files, request.remove) = (strings(&["a"]), strings(&["a/b"]));
+        let stats = ssh.sync(&request).await.unwrap();
+        assert_eq!((stats.transferred, stats.deleted), (1, 1));
+        assert_eq!(fs::read(&to.join("a")).unwrap(), b"2");
+
+        write(&outside.join("precious"), "", 0o644);
+        std::fs::remove_dir_all(to.join("l")).unwrap();
+        std::os::unix::fs::symlink(&outside, to.join("l")).unwrap();
+        request.remove = strings(&["l/precious"]);
+        assert_eq!(ssh.sync(&request).await.unwrap().deleted, 0);
+        for bad in ["/etc/lane-none", "../outside/precious", "l/../../outside/precious"] {
+            request.remove = strings(&[bad]);
+            let error = ssh.sync(&request).await.unwrap_err().to_string();
+            assert!(error.contains("refusing"), "{error}");
+        }
+        assert!(outside.join("precious").exists());
+
+        request.remove = vec![];
+        request.files = strings(&["missing"]);
+        let error = ssh.sync(&request).await.unwrap_err();
+        assert!(matches!(error, TransportError::Script { script: "rsync", .. }), "{error:?}");
+        assert!(error.to_string().contains("missing"), "{error}");
+        ssh.close().await;
+    }
+
+    #[test]
+    fn a_socket_folder_of_someone_else_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let loose = dir.path().join("lane");
+        fs::create_dir_all(&loose).unwrap();
+        std::fs::set_permissions(&loose, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let env = BTreeMap::from([("XDG_RUNTIME_DIR".to_owned(), dir.path().display().to_string())]);
+        let world = World::fixed(Arc::new(SystemClock), env, "/".into());
+        let target = SshTarget {
+            alias: "lane-a-00000000".to_owned(),
+            address: "::1".to_owned(),
+            port: 22,
+            user: "mvm".to_owned(),
+            identity: "/k".into(),
+            host_public_key: "ssh-ed25519 AAAA".to_owned(),
+            connect_timeout: Duration::from_secs(1),
+        };
+        let uid = fs::metadata(dir.path()).unwrap().uid();
+        let path = socket_path(&world, uid, &target).unwrap();
+        assert!(path.starts_with(format!("/tmp/lane-{uid}")), "{path:?}");
+        std::fs::set_permissions(&loose, std::fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(socket_path(&world, uid, &target).unwrap().starts_with(&loose));
+        assert!(socket_path(&world, uid + 1, &target).is_err(), "neither folder is theirs");
+    }
+
+    #[test]
+    fn rsyncs_numbers_are_read_in_both_forms() {
+        let new = "Number of regular files transferred: 1,234\nTotal bytes sent: 5,678,901\n";
+        let old = "Number of files transferred: 3\nTotal bytes sent: 42 B\n";
+        let titles = ["Number of regular files transferred:", "Number of files transferred:"];
+        assert_eq!(
+            (number_after(new, &titles), number_after(new, &["Total bytes sent:"])),
+            (1234, 5_678_901)
+        );
+        assert_eq!((number_after(old, &titles), number_after(old, &["Total bytes sent:"])), (3, 42));
+    }
+
+    #[test]
+    fn the_mark_is_found_even_when_something_writes_after_it() {
+        let text = b"warn\n\nlane-exit:M:255\nlate".to_vec();
+        assert_eq!(take_exit(text, "M"), Ok((255, b"warn\nlate".to_vec())));
+        assert!(take_exit(b"\nlane-exit:N:0\n".to_vec(), "M").is_err());
+        assert!(take_exit(b"\nlane-exit:M:1".to_vec(), "M").is_err());
+    }
 }
