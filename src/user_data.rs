@@ -212,6 +212,7 @@ struct CloudConfig<'a> {
     bootcmd: Vec<[&'a str; 6]>,
     disable_root: bool,
     ssh_pwauth: bool,
+    manage_etc_hosts: &'a str,
     ssh_genkeytypes: [&'a str; 1],
     write_files: Vec<WriteFile<'a>>,
     users: [User<'a>; 1],
@@ -249,6 +250,8 @@ fn own_part(input: &UserDataInput<'_>, variable: &Variable<'_>) -> Result<String
         },
         disable_root: true,
         ssh_pwauth: false,
+        // Without its own name sudo asks the network for it, at every call.
+        manage_etc_hosts: "localhost",
         // Nobody looks at the image's own host keys; the slow ones need not be made.
         ssh_genkeytypes: ["ed25519"],
         // Written before sshd starts: cloud-init's network stage is ordered before it.
@@ -444,11 +447,11 @@ mod tests {
 
     /// Finds cloud-init: on the path, or in an unpacked image that `LANE_TEST_ROOTFS` names (which takes root).
     #[expect(clippy::disallowed_methods, reason = "tests are told by a variable where an image is")]
-    fn cloud_init() -> Option<Option<PathBuf>> {
+    fn cloud_init() -> Option<PathBuf> {
         if let Ok(root) = std::env::var("LANE_TEST_ROOTFS") {
-            return Some(Some(root.into()));
+            return Some(root.into());
         }
-        Command::new("cloud-init").arg("--version").output().is_ok().then_some(None)
+        Command::new("cloud-init").arg("--version").output().is_ok().then(|| "/".into())
     }
 
     #[test]
@@ -459,17 +462,13 @@ mod tests {
             );
             return;
         };
-        let scratch = root.as_deref().map_or_else(|| PathBuf::from("/tmp"), |root| root.join("tmp"));
-        let dir = tempfile::tempdir_in(scratch).unwrap();
+        let dir = tempfile::tempdir_in(root.join("tmp")).unwrap();
         let run = |program: &str, args: &[&str]| {
-            let mut command = match &root {
-                Some(root) => {
-                    let mut command = Command::new("chroot");
-                    command.arg(root).arg(program);
-                    command
-                }
-                None => Command::new(program),
-            };
+            let mut command = Command::new(program);
+            if root != Path::new("/") {
+                command = Command::new("chroot");
+                command.arg(&root).arg(program);
+            }
             let output = command.args(args).output().unwrap();
             let said = format!(
                 "{}{}",
@@ -478,10 +477,7 @@ mod tests {
             );
             (output.status.success(), said)
         };
-        let inside = |path: &Path| match &root {
-            Some(root) => format!("/{}", path.strip_prefix(root).unwrap().display()),
-            None => path.display().to_string(),
-        };
+        let inside = |path: &Path| format!("/{}", path.strip_prefix(&root).unwrap().display());
         let data = render(&input(Some(("host.yaml", USER_CONFIG)), &[])).unwrap();
         let parts: serde_json::Value = serde_json::from_str(&python(PARTS, &data.full)).unwrap();
         for part in parts.as_array().unwrap() {

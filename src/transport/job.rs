@@ -413,7 +413,7 @@ esac
             folder: Some("/".to_owned()),
             command: command.to_owned(),
             env: BTreeMap::new(),
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
             offset: 0,
         }
     }
@@ -475,7 +475,7 @@ esac
             format!("echo x >>{}; for n in $(seq 1 40); do echo line $n; sleep 0.02; done", count.display());
         let (outcome, output) = run(&remote, &request("01a", &command), JobStart::Fresh).await;
         assert_eq!(outcome, JobOutcome::Exited { code: 0 });
-        let wanted: String = (1..=40).map(|n| format!("line {n}\n")).collect();
+        let wanted = (1..=40).fold(String::new(), |text, n| text + "line " + &n.to_string() + "\n");
         assert_eq!(output, wanted);
         assert_eq!(remote.text("count"), "x\n");
         assert!(remote.faults.lock().unwrap().is_empty(), "each fault was met");

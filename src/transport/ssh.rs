@@ -496,7 +496,6 @@ mod tests {
         fn start(options: &str) -> Self {
             let program = Path::new("/usr/sbin/sshd");
             assert!(program.exists(), "/usr/sbin/sshd is needed: apt-get install openssh-server");
-            // Not below /tmp's sticky bit alone: sshd wants each folder above authorized_keys to be safe.
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path();
             let keys = LaneKeys::load_or_create(&path.join("keys"), "lane-test-00000000").unwrap();
@@ -514,8 +513,8 @@ mod tests {
                     path.display()
                 );
                 write(&path.join("sshd_config"), &config, 0o600);
-                #[expect(clippy::disallowed_methods, reason = "sshd's own folder for its separated half")]
-                drop(std::fs::create_dir_all("/run/sshd"));
+                // sshd's own folder for its separated half; only root can make it and only root needs it.
+                drop(fs::create_dir_all(Path::new("/run/sshd")));
                 let mut process = std::process::Command::new(program)
                     .arg("-D")
                     .arg("-e")
@@ -597,7 +596,7 @@ mod tests {
         let output = ssh.exec(script).await.unwrap();
         // The shared connection that stays behind holds none of our pipes.
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-        let wanted: String = HOSTILE.iter().map(|word| format!("[{word}]")).collect();
+        let wanted = HOSTILE.iter().fold(String::new(), |text, word| text + "[" + word + "]");
         assert_eq!(output.text(), format!("in\n{wanted}[]"));
         assert_eq!((output.code, output.stderr.as_slice()), (3, b"oops\n".as_slice()));
         ssh.verify_login().await.unwrap();
@@ -796,7 +795,7 @@ mod tests {
             timeout: Duration::from_secs(30),
         };
         ssh.sync(&request).await.unwrap();
-        std::fs::remove_dir_all(from.join("a")).unwrap();
+        fs::remove_dir_all(&from.join("a")).unwrap();
         write(&from.join("a"), "2", 0o644);
         (request.files, request.remove) = (strings(&["a"]), strings(&["a/b"]));
         let stats = ssh.sync(&request).await.unwrap();
@@ -804,7 +803,7 @@ mod tests {
         assert_eq!(fs::read(&to.join("a")).unwrap(), b"2");
 
         write(&outside.join("precious"), "", 0o644);
-        std::fs::remove_dir_all(to.join("l")).unwrap();
+        fs::remove_dir_all(&to.join("l")).unwrap();
         std::os::unix::fs::symlink(&outside, to.join("l")).unwrap();
         request.remove = strings(&["l/precious"]);
         assert_eq!(ssh.sync(&request).await.unwrap().deleted, 0);
