@@ -43,7 +43,7 @@ pub struct Script {
 impl Script {
     /// Makes a script that runs as root with no arguments, no input and a minute's time.
     pub fn root(name: &'static str, text: &'static str) -> Self {
-        Self { name, text, args: vec![], stdin: vec![], as_root: true, timeout: Duration::from_secs(60) }
+        Self { name, text, args: vec![], stdin: vec![], as_root: true, timeout: Duration::from_mins(1) }
     }
 
     /// Makes a script that runs as the login user.
@@ -201,6 +201,9 @@ impl TransportError {
     }
 }
 
+/// Takes output as it comes.
+pub type Sink<'a> = dyn for<'chunk> FnMut(&'chunk [u8]) + Send + 'a;
+
 /// A host that can be talked to.
 #[async_trait]
 pub trait Remote: fmt::Debug + Send + Sync {
@@ -208,7 +211,7 @@ pub trait Remote: fmt::Debug + Send + Sync {
     async fn exec(&self, script: Script) -> Result<Output, TransportError>;
 
     /// Runs a script and hands over its standard output as it comes; returns the exit code.
-    async fn stream(&self, script: Script, sink: &mut (dyn FnMut(&[u8]) + Send)) -> Result<i32, TransportError>;
+    async fn stream(&self, script: Script, sink: &mut Sink<'_>) -> Result<i32, TransportError>;
 
     /// Copies a folder.
     async fn sync(&self, request: &SyncRequest) -> Result<SyncStats, TransportError>;
