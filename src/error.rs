@@ -2,6 +2,12 @@
 
 use std::fmt;
 
+use crate::apply::executor::RunError;
+use crate::apply::steps::StepError;
+use crate::provider::ProviderError;
+use crate::state::StateError;
+use crate::transport::TransportError;
+
 /// What kind of failure it is; each has its exit code (README, 'Exit codes').
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -68,3 +74,72 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        let kind = match &error {
+            StateError::Locked { .. } => Kind::Locked,
+            _ => Kind::Unexpected,
+        };
+        let failure = Self::new(kind, error.to_string());
+        match error.way_out() {
+            Some(way_out) => failure.hint(way_out),
+            None => failure,
+        }
+    }
+}
+
+impl From<ProviderError> for Failure {
+    fn from(error: ProviderError) -> Self {
+        let message = error.to_string();
+        let failure = Self::new(Kind::Provider, message);
+        match error {
+            ProviderError::Auth { .. } => failure.hint("check the credentials of this provider"),
+            ProviderError::Rejected { .. } => failure.hint("change what the message names, then plan again"),
+            ProviderError::Capacity { .. } => failure.hint("try another region or SKU, or try later"),
+            ProviderError::Quota { .. } => failure.hint("ask the provider for more, or destroy what is not needed"),
+            ProviderError::Transient { .. } => failure.hint("try again in a while"),
+            ProviderError::Ambiguous { .. } => failure.hint("run it again: lane looks first and repeats nothing blindly"),
+            ProviderError::Unavailable { remedy, .. } => failure.hint(remedy),
+        }
+    }
+}
+
+impl From<TransportError> for Failure {
+    fn from(error: TransportError) -> Self {
+        let failure = Self::new(Kind::Step, error.to_string());
+        match error {
+            TransportError::HostKey { .. } => {
+                failure.hint("do not go on: `lane destroy` and `lane apply` make a host that can be trusted")
+            }
+            TransportError::Connection { .. } => {
+                failure.hint("`lane status` tells whether the host is there, `lane logs --console` what it says")
+            }
+            TransportError::Local { .. } => failure.hint("install `openssh-client` and `rsync`, or mend what is named"),
+            _ => failure,
+        }
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        Self::new(Kind::Unexpected, error.to_string())
+            .hint("mend what is named and run `lane apply` again; what was done is in the journal")
+    }
+}
+
+/// Words the failure of a run by the first step that failed.
+pub fn of_step(error: &StepError, message: String) -> Failure {
+    let kind = match error {
+        StepError::Provider(_) => Kind::Provider,
+        StepError::MayCost(_) => Kind::MayCost,
+        StepError::State(_) => Kind::Unexpected,
+        _ => Kind::Step,
+    };
+    let failure = Failure::new(kind, message);
+    match error {
+        StepError::Provider(ProviderError::Unavailable { remedy, .. }) => failure.hint(remedy.clone()),
+        StepError::Provider(ProviderError::Capacity { .. }) => failure.hint("try another region or SKU, or try later"),
+        _ => failure,
+    }
+}

@@ -4,7 +4,6 @@ use clap::Args;
 
 use super::lane::{self, ExecuteArgs, PlanOptions, agree, execute, judge, known_lanes, load_spec, make_plan, spec_path};
 use super::{Context, Format};
-use crate::apply::event::Event;
 use crate::error::{Failure, Kind};
 use crate::plan::{Action, Plan};
 use crate::report;
@@ -63,25 +62,18 @@ pub(super) async fn run(context: &Context, args: &ApplyArgs) -> Result<u8, Failu
     agree(context, args.yes || saved.is_some(), question)?;
     // A plan is applied once, also when it fails half way.
     dir.remove_plan()?;
-    let (summary, events) = execute(context, &session, &planned, &args.execute).await?;
-    tell_timings(context, &events, args.execute.format);
+    session.set_spec_path(&planned.spec.source_map.path);
+    let summary = execute(context, &session, &planned, &args.execute).await?;
     judge(&session, &summary)?;
     if text {
         context.ui.note(&format!(
             "Lane `{lane}` is up: {} steps done in {:.1} s. `lane ssh {lane}` goes there, `lane destroy {lane}` takes it down.",
-            summary.done,
+            summary.done.len(),
             summary.duration.as_secs_f64(),
             lane = session.dir().lane(),
         ));
     }
     Ok(0)
-}
-
-/// Shows how long each step took, for people.
-pub(super) fn tell_timings(context: &Context, events: &[Event], format: Format) {
-    if format == Format::Text {
-        context.ui.note(&report::progress::timings(events));
-    }
 }
 
 fn newest_plan(context: &Context) -> Result<Plan, Failure> {
@@ -141,7 +133,7 @@ pub(super) async fn apply_unasked(
     if planned.plan.is_empty() {
         return Ok(());
     }
-    let (summary, events) = execute(context, session, &planned, execute_args).await?;
-    tell_timings(context, &events, execute_args.format);
+    session.set_spec_path(&planned.spec.source_map.path);
+    let summary = execute(context, session, &planned, execute_args).await?;
     judge(session, &summary)
 }

@@ -89,7 +89,7 @@ pub(super) async fn destroy(
     }
     agree(context, yes, &format!("Destroy the host of lane `{}`?", record.lane))?;
     let run = Run { spec: spec.map(Arc::new), inputs: Arc::new(Inputs::default()), provider: connected, entry };
-    let (summary, _) = execute_with(context, session, run, &plan, execute_args).await?;
+    let summary = execute_with(context, session, run, &plan, execute_args).await?;
     judge(session, &summary)?;
     session.dir().remove_plan()?;
     if execute_args.format == Format::Text {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Context;
-use crate::apply::event::{Event, EventSink};
+use crate::apply::event::EventSink;
 use crate::apply::executor::{self, RunOptions, RunSummary};
 use crate::apply::refresh::{self, RefreshInput};
 use crate::apply::steps::{Connector, RunContext};
@@ -16,11 +16,12 @@ use crate::error::{Failure, Kind};
 use crate::inputs::{self, Inputs};
 use crate::plan::{self, DiffInput, Observed, ObservedHost, Plan, StepId};
 use crate::provider::{self, Entry, Provider};
-use crate::report::progress::{self, Style};
+use crate::report::progress::{self, Look, Style};
 use crate::spec::{self, ProviderSpec, Spec};
 use crate::state::{LaneDir, Record, SharedSession};
 
 use super::connect::SshConnector;
+use super::signals;
 
 /// How long a look at a host may take before the plan takes the record for true.
 const LOOK_DEADLINE: Duration = Duration::from_secs(10);
@@ -221,15 +222,15 @@ pub(super) async fn look(
 }
 
 fn requested(names: &[String], desired: &plan::Desired) -> Result<Vec<StepId>, Failure> {
-    let known: Vec<&str> = desired.steps.iter().map(|step| step.work.id()).map(|id| id.as_str().to_owned()).map(|text| &*text.leak()).collect();
+    let known: Vec<StepId> = desired.steps.iter().map(|step| step.work.id()).collect();
     names
         .iter()
         .map(|name| {
-            if known.contains(&name.as_str()) {
+            if known.iter().any(|id| id.as_str() == name) {
                 return Ok(StepId::from_text(name));
             }
             let failure = Failure::new(Kind::Usage, format!("the spec has no step `{name}`"));
-            Err(match crate::spec::closest(name, known.iter().copied()) {
+            Err(match crate::spec::closest(name, known.iter().map(StepId::as_str)) {
                 Some(close) => failure.hint(format!("did you mean `{close}`?")),
                 None => failure.hint("`lane plan -v` lists the steps"),
             })
@@ -264,7 +265,7 @@ pub(super) async fn execute(
     session: &SharedSession,
     planned: &Planned,
     args: &ExecuteArgs,
-) -> Result<(RunSummary, Vec<Event>), Failure> {
+) -> Result<RunSummary, Failure> {
     let (provider, entry) = match &planned.provider {
         Some((provider, entry)) => (Arc::clone(provider), *entry),
         None => connect(context, &planned.spec.provider)?,
@@ -289,7 +290,7 @@ pub(super) async fn execute_with(
     run: Run,
     plan: &Plan,
     args: &ExecuteArgs,
-) -> Result<(RunSummary, Vec<Event>), Failure> {
+) -> Result<RunSummary, Failure> {
     let (events, receiver) = EventSink::channel();
     let style = match args.format {
         super::Format::Json => Style::Json,
@@ -297,7 +298,13 @@ pub(super) async fn execute_with(
         super::Format::Text if context.ui.live => Style::Live,
         super::Format::Text => Style::Lines,
     };
-    let reporter = tokio::spawn(progress::report(receiver, style, context.ui.colour_err));
+    // What happens goes to standard error; only machines get it as the result.
+    let out: Box<dyn std::io::Write + Send> = match style {
+        Style::Json => Box::new(std::io::stdout()),
+        _ => Box::new(std::io::stderr()),
+    };
+    let look = Look { color: context.ui.colour_err, zone: jiff::tz::TimeZone::system() };
+    let reporter = tokio::spawn(progress::report(receiver, style, out, look));
     let connector: Arc<dyn Connector> =
         Arc::new(SshConnector::new(session.dir(), session.record().label(), &context.world));
     let run_context = RunContext {
@@ -312,12 +319,14 @@ pub(super) async fn execute_with(
         stopping: tokio_util::sync::CancellationToken::new(),
         abort: tokio_util::sync::CancellationToken::new(),
     };
-    let signals = super::signals::listen(&run_context);
+    let watch = signals::watch(run_context.stopping.clone(), run_context.abort.clone())
+        .map_err(|error| Failure::new(Kind::Unexpected, format!("signals cannot be caught: {error}")))?;
     let options = RunOptions { parallelism: usize::from(args.parallelism), keep_going: true };
     let summary = executor::run(run_context, plan, options).await;
-    signals.abort();
-    let events = reporter.await.unwrap_or_default();
-    Ok((summary?, events))
+    drop(watch);
+    // A reporter whose reader went away has nothing more to say.
+    drop(reporter.await);
+    Ok(summary?)
 }
 
 /// Turns what came of a run into the verb's outcome.
@@ -339,16 +348,21 @@ pub(super) fn judge(session: &SharedSession, summary: &RunSummary) -> Result<(),
     }
     if let Some(first) = summary.failed.first() {
         let names: Vec<&str> = summary.failed.iter().map(|failed| failed.step.as_str()).collect();
-        let failure = Failure::new(
-            if first.provider { Kind::Provider } else { Kind::Step },
-            format!("lane `{lane}`: {} failed, {} not run", names.join(", "), summary.not_run.len()),
-        );
+        let mut message = format!("lane `{lane}`: {} failed", names.join(", "));
+        if !summary.not_run.is_empty() {
+            message.push_str(&format!(", {} steps not run", summary.not_run.len()));
+        }
+        let failure = crate::error::of_step(&first.error, message);
         return Err(match session.record().host {
-            Some(host) => failure
+            Some(host) if host.address.is_some() => failure
                 .hint(format!("the host is up for a look until {}: `lane ssh {lane}`", host.expires_at))
                 .hint(format!("mend it and run `lane apply` again, or `lane destroy {lane}`")),
-            None => failure.hint("mend it and run `lane apply` again"),
+            _ => failure.hint("mend it and run `lane apply` again"),
         });
+    }
+    if !summary.is_success() {
+        return Err(Failure::new(Kind::Step, format!("lane `{lane}`: not every step was done"))
+            .hint("`lane apply` goes on from here"));
     }
     Ok(())
 }

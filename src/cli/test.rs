@@ -68,7 +68,7 @@ pub(super) async fn run_tests(
             step.action = Action::Rerun;
         }
     }
-    let (summary, _) = execute(context, session, &planned, execute_args).await?;
+    let summary = execute(context, session, &planned, execute_args).await?;
     judge(session, &summary)?;
     Ok(0)
 }

@@ -341,6 +341,19 @@ impl LaneDir {
         parse(&path, &bytes, Plan::FORMAT_VERSION, &[]).map(Some)
     }
 
+    /// Drops the saved plan: it was applied, or it no longer counts.
+    pub fn remove_plan(&self) -> Result<(), StateError> {
+        let path = self.plan_path();
+        fs::remove_file(&path).map_err(|error| StateError::io("remove", &path, error))
+    }
+
+    /// Names every lane that has a folder of state, sorted.
+    pub fn all(state_root: &Path) -> Result<Vec<Self>, StateError> {
+        let names = fs::list(state_root).map_err(|error| StateError::io("list", state_root, error))?;
+        let lanes = names.iter().filter(|name| Name::new(name).is_ok()).map(|name| Self::new(state_root, name));
+        Ok(lanes.filter(|dir| fs::exists(&dir.record_path()) || fs::exists(&dir.journal_path())).collect())
+    }
+
     /// Returns the manifest of a source as it was last synced.
     pub fn tree(&self, source: &Name) -> Result<Option<Tree>, StateError> {
         let path = self.tree_path(source);
