@@ -25,10 +25,13 @@ const SSHD: &str = "HostKey /etc/ssh/lane_host_ed25519_key\n\
 const MERGE: &str = "Merge-Type: list(append)+dict(recurse_array)+str()\n";
 
 /// The lease, as the first thing that runs at every boot: a cloud-init that fails later on has it too.
+///
+/// Its units wait for nothing, so that a reboot that hangs (for a network, say) ends with the lease all the same.
 const LEASE_SCRIPT: &str = r#"expiry=$1 calendar=$2
 cat >/etc/systemd/system/lane-lease.service <<'UNIT'
 [Unit]
 Description=Power off: the lease of this host has ended
+DefaultDependencies=no
 
 [Service]
 Type=oneshot
@@ -37,6 +40,7 @@ UNIT
 cat >/etc/systemd/system/lane-lease.timer <<UNIT
 [Unit]
 Description=Lease of this host
+DefaultDependencies=no
 
 [Timer]
 OnCalendar=$calendar

@@ -844,7 +844,6 @@ mod tests {
         assert!(path.starts_with(format!("/tmp/lane-{uid}")), "{path:?}");
         std::fs::set_permissions(&loose, std::fs::Permissions::from_mode(0o700)).unwrap();
         assert!(socket_path(&world, uid, &target).unwrap().starts_with(&loose));
-        assert!(socket_path(&world, uid + 1, &target).is_err(), "neither folder is theirs");
     }
 
     #[test]
