@@ -40,10 +40,7 @@ impl Inputs {
 pub fn read(world: &World, spec: &Spec, cache_dir: &Path) -> Inputs {
     let mut inputs = Inputs::default();
     let mut problems = Vec::new();
-    let cloud_init = spec.cloud_init.iter().map(|file| ("cloud-init file", file));
-    let templates = spec.files.values().map(|file| ("template", &file.template));
-    let units = spec.services.values().map(|service| ("unit file", &service.unit));
-    for (what, file) in cloud_init.chain(templates).chain(units) {
+    for (what, file) in texts(spec) {
         match read_text(what, file) {
             Ok(text) => drop(inputs.texts.insert(file.path.clone(), text)),
             Err(problem) => problems.push(problem),
@@ -58,6 +55,30 @@ pub fn read(world: &World, spec: &Spec, cache_dir: &Path) -> Inputs {
     let complain = |problem: Problem| spec.source_map.complaint(&problem.key, problem.message, problem.help);
     inputs.missing = problems.into_iter().map(complain).collect();
     inputs
+}
+
+/// Says what of a spec's files and folders is not there, without digesting anything.
+pub fn missing(spec: &Spec) -> Vec<Complaint> {
+    let files = texts(spec).filter_map(|(what, file)| read_text(what, file).err());
+    let folders = spec.sources.values().filter_map(|source| folder_there(source).err());
+    let complain = |problem: Problem| spec.source_map.complaint(&problem.key, problem.message, problem.help);
+    files.chain(folders).map(complain).collect()
+}
+
+fn texts(spec: &Spec) -> impl Iterator<Item = (&'static str, &LocalFile)> {
+    let cloud_init = spec.cloud_init.iter().map(|file| ("cloud-init file", file));
+    let templates = spec.files.values().map(|file| ("template", &file.template));
+    let units = spec.services.values().map(|service| ("unit file", &service.unit));
+    cloud_init.chain(templates).chain(units)
+}
+
+fn folder_there(source: &Source) -> Result<(), Problem> {
+    let folder = &source.folder;
+    let metadata = fs::stat(&folder.path).map_err(|error| Problem::unreadable("folder", folder, &error))?;
+    if metadata.is_dir() {
+        return Ok(());
+    }
+    Err(Problem::new(folder, format!("{} is not a folder", folder.path.display())))
 }
 
 /// What is wrong with something that the spec names, before it has its place in the spec's text.
@@ -112,11 +133,8 @@ fn read_text(what: &str, file: &LocalFile) -> Result<String, Problem> {
 }
 
 fn read_source(world: &World, name: &Name, source: &Source, cache_dir: &Path) -> Result<Tree, Problem> {
+    folder_there(source)?;
     let folder = &source.folder;
-    let metadata = fs::stat(&folder.path).map_err(|error| Problem::unreadable("folder", folder, &error))?;
-    if !metadata.is_dir() {
-        return Err(Problem::new(folder, format!("{} is not a folder", folder.path.display())));
-    }
     let cache_file = cache_dir.join(format!("{name}.files"));
     match scan(world, &folder.path, &source.exclude, &cache_file) {
         Ok(scan) => Ok(scan.tree),

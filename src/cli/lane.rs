@@ -158,7 +158,11 @@ pub(super) async fn make_plan(
     options: &PlanOptions,
 ) -> Result<Planned, Failure> {
     let spec = Arc::new(spec);
-    let cache = dir.path().join("cache");
+    // A lane without state gets none from a look alone; its digests go where things can be made again.
+    let cache = match dir.load()? {
+        Some(_) => dir.cache(),
+        None => context.world.cache_dir().join("sources").join(dir.lane()),
+    };
     let reading = tokio::task::spawn_blocking({
         let (world, spec) = (context.world.clone(), Arc::clone(&spec));
         move || inputs::read(&world, &spec, &cache)
@@ -250,7 +254,7 @@ fn recorded_texts(dir: &LaneDir, record: &Record, spec: &Spec) -> Result<Recorde
     let mut texts = BTreeMap::new();
     for step in record.steps.values() {
         for key in ["unit", "template", "cloud_init"] {
-            let Some(digest) = step.inputs.get(key).map(|text| plan::Digest::from_hex(text)) else { continue };
+            let Some(digest) = step.inputs.get(key).map(|text| plan::Digest::from_text(text)) else { continue };
             if let Some(text) = dir.content(&digest)? {
                 texts.insert(digest, text);
             }

@@ -26,8 +26,8 @@ pub(super) fn run(context: &Context, args: &ValidateArgs) -> Result<u8, Failure>
         let loaded = load_spec(context, path);
         let (name, error, unknown) = match &loaded {
             Ok(spec) => {
-                let inputs = crate::inputs::read_texts(&context.world, spec);
-                let unknown: Vec<String> = inputs.missing.iter().map(|complaint| complaint.message.clone()).collect();
+                let unknown: Vec<String> =
+                    crate::inputs::missing(spec).iter().map(|complaint| complaint.message.clone()).collect();
                 (Some(spec.name.to_string()), None, unknown)
             }
             Err(failure) => (None, Some(failure.message.clone()), vec![]),

@@ -31,6 +31,11 @@ impl Digest {
         blake3::Hash::from_hex(&self.0).ok().map(|hash| *hash.as_bytes())
     }
 
+    /// Takes the text of a digest out of a record; what is none never names a stored text.
+    pub fn from_text(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// Returns all 64 hexadecimal characters.
     pub fn as_str(&self) -> &str {
         &self.0
