@@ -119,3 +119,92 @@ fn request(run: &RefreshInput<'_>, host: &HostRecord) -> serde_json::Value {
         "sources": sources, "units": UNITS, "secrets": SECRETS,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::steps::testing::{Bench, fingerprint, python_here};
+    use super::*;
+    use crate::state::StepRecord;
+
+    async fn look(bench: &Bench, record: &Record) -> Result<Observed, ProviderError> {
+        refresh(&RefreshInput {
+            world: &bench.run.world,
+            record,
+            spec: Some(&bench.spec),
+            provider: &bench.cloud,
+            connector: &bench.host,
+            deadline: Duration::from_secs(5),
+        })
+        .await
+    }
+
+    fn logged_in(bench: &Bench) -> Record {
+        let mut record = bench.run.session.record();
+        let done = StepRecord {
+            outcome: Outcome::Done,
+            fingerprint: fingerprint("x"),
+            inputs: Default::default(),
+            at: bench.run.world.now(),
+            duration_ms: 1,
+            facts: [("stat:/etc/old".to_owned(), "1 2 3".to_owned())].into(),
+        };
+        record.steps.insert(Work::AwaitSsh.id(), done);
+        record
+    }
+
+    const VIEW: &str =
+        r#"{"lineage":"l","boot_id":"b","services":{},"files":{"/etc/old":null},"secrets":[],"sources":[]}"#;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_host_is_asked_only_after_a_login_and_only_while_it_is_there() {
+        let bench = Bench::new().with_host();
+        let seen = look(&bench, &bench.run.session.record()).await.unwrap();
+        assert!(
+            matches!(seen.host, ObservedHost::Present(_))
+                && seen.view.is_none()
+                && seen.unreachable.is_none()
+        );
+
+        bench.host.answer(0, VIEW);
+        let seen = look(&bench, &logged_in(&bench)).await.unwrap();
+        assert_eq!(seen.view.unwrap().lineage.as_deref(), Some("l"));
+        assert_eq!(bench.host.requests()[0]["files"], json!(["/etc/old"]));
+
+        let why = look(&bench, &logged_in(&bench)).await.unwrap().unreachable.unwrap();
+        assert!(why.contains("no connection"), "{why}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_host_costs_no_more_than_the_deadline_and_an_absent_one_nothing() {
+        let mut bench = Bench::new().with_host();
+        bench.host.slow = Duration::from_secs(60);
+        let before = tokio::time::Instant::now();
+        let seen = look(&bench, &logged_in(&bench)).await.unwrap();
+        assert_eq!(seen.unreachable.as_deref(), Some("the host did not answer within 5s"));
+        assert_eq!(before.elapsed(), Duration::from_secs(5));
+
+        let record = logged_in(&bench);
+        bench.cloud.destroy(record.host.as_ref().unwrap().id.as_ref().unwrap()).await.unwrap();
+        let before = tokio::time::Instant::now();
+        assert_eq!(look(&bench, &record).await.unwrap().host, ObservedHost::Absent);
+        assert_eq!(before.elapsed(), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_observe_script_tells_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let marker = folder.path().join("host.json");
+        let text = br#"{"lineage": "abc", "lane": "t"}"#;
+        crate::world::fs::write_atomic(&marker, text, crate::world::fs::Mode::Public).unwrap();
+        let view = python_here(
+            OBSERVE.code,
+            &json!({"marker": marker, "user": "root", "services": [], "files": [marker, "/nonexistent"],
+                "sources": [folder.path(), "/nonexistent"], "units": "/none", "secrets": folder.path()}),
+            None,
+        );
+        let view: HostView = serde_json::from_value(view).unwrap();
+        assert_eq!((view.lineage.as_deref(), view.boot_id.len()), (Some("abc"), 36));
+        assert!(view.files[&marker.display().to_string()].is_some() && view.files["/nonexistent"].is_none());
+        assert_eq!((view.secrets, view.sources.len()), (vec!["host.json".to_owned()], 1));
+    }
+}

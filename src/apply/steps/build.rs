@@ -293,3 +293,88 @@ impl fmt::Display for JunitCounts {
         write!(f, "{} tests, {} failed, {} skipped", self.tests, self.failures + self.errors, self.skipped)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Bench, python_here};
+    use super::*;
+    use crate::plan::{Action, Work};
+
+    fn bench() -> Bench {
+        let mut bench = Bench::new().with_host();
+        let env = [("KEY".to_owned(), "plain".to_owned())].into();
+        let (run, junit) = ("make test".to_owned(), Some("j.xml".to_owned()));
+        bench.spec.tests = Some(Run { in_source: None, run, env, junit, timeout: None });
+        bench
+    }
+
+    fn job(bench: &Bench, output: &str, outcome: &str) {
+        bench.host.answer(0, "started\n");
+        bench.host.answer(0, output);
+        bench.host.answer(0, outcome);
+    }
+
+    const JUNIT: &str = r#"<testsuites><testsuite name="a" tests="3" failures="1" skipped="1"/>
+        <testsuite name="b" tests="2" failures="0" errors="0"></testsuite></testsuites>"#;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_suite_is_counted_and_its_file_brought_back() {
+        let mut bench = bench();
+        bench.host.answer(0, "");
+        job(&bench, "one\ntwo\nboom", "exited 1");
+        bench.host.answer(0, JUNIT);
+        let error = run_tests(&bench.context(Work::Tests, Action::Create)).await.unwrap_err().to_string();
+        assert!(error.starts_with("5 tests, 1 failed, 1 skipped; the command exited with 1"), "{error}");
+        assert!(error.ends_with("  one\n  two\n  boom"), "{error}");
+        assert_eq!(bench.shown(), ["one", "two", "boom"]);
+        let here = bench.run.session.dir().path().join("junit.xml");
+        assert_eq!(fs::read(&here).unwrap(), JUNIT.as_bytes());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_is_taken_up_where_its_output_stopped_and_started_again_when_lost() {
+        let bench = bench();
+        let mut context = bench.context(Work::Tests, Action::Resume);
+        context.resume = true;
+        context.log.bytes(b"== run 01other\nold\n== run 01run\none\n");
+        job(&bench, "two\n", "exited 0");
+        bench.host.answer(0, r#"<testsuite tests="1"/>"#);
+        assert_eq!(run_tests(&context).await.unwrap().summary, "1 tests, 0 failed, 0 skipped");
+        let scripts = std::mem::take(&mut *bench.host.scripts.lock().unwrap());
+        assert!(
+            scripts[0].args.contains(&"resume".to_owned()) && scripts[0].args.contains(&"01run".to_owned())
+        );
+        assert_eq!(scripts[1].args.last().unwrap(), "4", "what the log has is not sent again");
+
+        bench.host.answer(0, "lost\n");
+        job(&bench, "", "exited 0");
+        bench.host.answer(0, r#"<testsuite tests="1"/>"#);
+        run_tests(&context).await.unwrap();
+        let scripts = bench.host.scripts.lock().unwrap();
+        assert!(
+            scripts[1].args.contains(&"fresh".to_owned()) && scripts[1].args.contains(&"01run.2".to_owned())
+        );
+    }
+
+    #[test]
+    fn outputs_are_installed_once_and_a_missing_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write_atomic(&folder.path().join("out"), b"binary", fs::Mode::Public).unwrap();
+        let dst = folder.path().join("bin/tool").display().to_string();
+        let mut request = json!({
+            "build": "b", "user": "root", "folder": folder.path().display().to_string(), "install": {"out": dst},
+        });
+        let install = |request: &serde_json::Value| python_here(INSTALL.code, request, None);
+        let first = install(&request);
+        assert_eq!(first["results"][0]["state"], "changed");
+        let second = install(&request);
+        assert_eq!(second["results"][0]["state"], "same");
+        assert_eq!(first["results"][0]["stat"], second["results"][0]["stat"], "the inode stays");
+        fs::write_atomic(&folder.path().join("out"), b"newer", fs::Mode::Public).unwrap();
+        assert_eq!(install(&request)["results"][0]["state"], "changed");
+        assert_eq!(fs::read(&folder.path().join("bin/tool")).unwrap(), b"newer");
+        request["install"] = json!({"target/release/x": "/nonexistent/x"});
+        let failed = install(&request)["failed"].as_str().unwrap().to_owned();
+        assert!(failed.starts_with("build b left no ") && failed.ends_with("target/release/x"), "{failed}");
+    }
+}

@@ -123,3 +123,84 @@ fn outcome(look: &Look, warnings: usize) -> Result<StepOutcome, StepError> {
     }
     Err(StepError::Failed(message))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Bench, python_here};
+    use super::*;
+    use crate::plan::{Action, Work};
+    use crate::world::fs;
+
+    /// Runs the look over files in a folder, with a `systemctl` that shows every unit in one state.
+    fn look(files: &[(&str, &str)], state: &str) -> Look {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let shown =
+            format!("LoadState=loaded\\nActiveState={state}\\nSubState=x\\nResult=exit-code\\n\\n").repeat(6);
+        let systemctl = format!("#!/bin/sh\nif [ $1 = show ]; then printf '{shown}'; fi\n");
+        let at = |part: &str| folder.path().join(part);
+        fs::write_atomic(&at("systemctl"), systemctl.as_bytes(), fs::Mode::Public).unwrap();
+        std::fs::set_permissions(at("systemctl"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        for (name, text) in files {
+            fs::write_atomic(&at(name), text.as_bytes(), fs::Mode::Public).unwrap();
+        }
+        let request = json!({
+            "run": at(""), "data": at("data"), "log": at("log"), "output": at("output"), "offset": 0,
+        });
+        let path = format!("{}:/usr/bin:/bin", folder.path().display());
+        reply("look", python_here(LOOK.code, &request, Some(&path)).to_string().as_bytes()).unwrap()
+    }
+
+    const CLEAN: &str = r#"{"v1": {"datasource": "x", "errors": []}}"#;
+
+    #[test]
+    fn a_result_alone_is_not_the_end_and_warnings_are_no_failure() {
+        assert!(!look(&[("result.json", CLEAN)], "activating").done);
+        let status = r#"{"v1": {"stage": null, "init": {"errors": [], "recoverable_errors": {"WARNING": ["old key"]}}}}"#;
+        let found = look(&[("result.json", CLEAN), ("status.json", status), ("output", "a\nb")], "active");
+        assert!(found.done && found.errors.is_empty());
+        assert_eq!(
+            (found.warnings.as_slice(), found.chunk.as_str()),
+            (["init: warning: old key".to_owned()].as_slice(), "a\nb")
+        );
+        assert_eq!(outcome(&found, 1).unwrap().summary, "done with 1 warning");
+    }
+
+    #[test]
+    fn a_failed_module_is_named_with_its_log() {
+        let result = r#"{"v1": {"errors": ["('scripts_user', RuntimeError('Runparts: 1 failures'))"]}}"#;
+        let log = "DEBUG x\nWARNING: Running module scripts_user (<module>) failed\n";
+        let found =
+            look(&[("result.json", result), ("log", log), ("output", "apt: no such package\n")], "active");
+        let error = outcome(&found, 0).unwrap_err().to_string();
+        assert!(error.starts_with("cloud-init's module scripts_user failed:"), "{error}");
+        assert!(
+            error.contains("Running module scripts_user") && error.contains("  apt: no such package"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn failed_units_with_nothing_going_on_are_not_waited_for() {
+        let found = look(&[], "failed");
+        assert!(found.stuck && !found.done);
+        assert!(outcome(&found, 0).unwrap_err().to_string().contains("cloud-init.service: exit-code"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_survives_lost_connections() {
+        let mut bench = Bench::new().with_host();
+        let look = |done: bool, chunk: &str, offset: u64| {
+            json!({"installed": true, "disabled": false, "done": done, "stuck": false, "stage": "modules-final",
+                "errors": [], "warnings": [], "modules": [], "log": [], "tail": [], "chunk": chunk, "offset": offset})
+            .to_string()
+        };
+        bench.host.answer(0, &look(false, "one\n", 4));
+        (0..5).for_each(|_| bench.host.drop_connection());
+        bench.host.answer(0, &look(true, "two\n", 8));
+        assert_eq!(run(&bench.context(Work::AwaitCloudInit, Action::Create)).await.unwrap().summary, "done");
+        assert_eq!(bench.host.requests()[1]["offset"], 4);
+        let shown = bench.shown();
+        assert!(shown.contains(&"one".to_owned()) && shown.contains(&"two".to_owned()), "{shown:?}");
+    }
+}

@@ -54,3 +54,50 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
         context.pause(backoff.next()).await?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Bench;
+    use super::*;
+    use crate::plan::{Action, Work};
+
+    async fn login(bench: &Bench) -> Result<StepOutcome, StepError> {
+        run(&bench.context(Work::AwaitSsh, Action::Create)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_that_only_prints_advice_is_no_login() {
+        let bench = Bench::new().with_host();
+        bench.cloud.with(|state| state.console = Some("cloud-init: boot\n".to_owned()));
+        for _ in 0..99 {
+            bench.host.answer(142, "Please login as the user \"ubuntu\"");
+        }
+        let error = login(&bench).await.unwrap_err().to_string();
+        assert!(
+            error.contains("ran no command; it said: Please login as")
+                && error.contains("  cloud-init: boot"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_are_waited_out_but_another_host_key_is_not() {
+        let bench = Bench::new().with_host();
+        let refused = || TransportError::Refused {
+            address: String::new(),
+            user: String::new(),
+            message: String::new(),
+        };
+        bench.host.drop_connection();
+        bench.host.answers.lock().unwrap().push_back(Err(refused()));
+        bench
+            .host
+            .answers
+            .lock()
+            .unwrap()
+            .push_back(Err(TransportError::HostKey { address: "10.0.0.1".to_owned() }));
+        let error = login(&bench).await.unwrap_err();
+        assert!(matches!(error, StepError::Transport(TransportError::HostKey { .. })), "{error}");
+        assert_eq!(bench.host.scripts.lock().unwrap().len(), 3);
+    }
+}

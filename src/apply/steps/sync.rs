@@ -56,3 +56,42 @@ pub(super) async fn run(context: &StepContext, name: &Name) -> Result<StepOutcom
 fn count(files: u64) -> String {
     if files == 1 { "1 file".to_owned() } else { format!("{files} files") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Bench, name};
+    use super::*;
+    use crate::inputs::{TreeEntry, TreeKind};
+    use crate::plan::{Action, Work};
+    use crate::spec::{LocalFile, Source};
+
+    fn tree(paths: &[&str]) -> Tree {
+        let kind = TreeKind::Symlink { target: "x".to_owned() };
+        Tree::new(
+            paths.iter().map(|path| TreeEntry { path: (*path).to_owned(), kind: kind.clone() }).collect(),
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_cut_short_sync_brought_is_still_removed_later() {
+        let mut bench = Bench::new().with_host();
+        let folder = LocalFile { path: "/src".into(), written: String::new(), key: String::new() };
+        let source = Source { folder, to: "/home/mvm/s".to_owned(), exclude: vec![] };
+        bench.spec.sources.insert(name("s"), source);
+        let work = Work::Sync(name("s"));
+        let sync = async |bench: &Bench| run(&bench.context(work.clone(), Action::Create), &name("s")).await;
+
+        assert!(sync(&bench).await.unwrap_err().to_string().contains("not on this machine"));
+        bench.inputs.trees.insert(name("s"), tree(&["a", "b"]));
+        bench.host.drop_connection();
+        assert_eq!(sync(&bench).await.unwrap().summary, "2 files");
+        // This one brings c and loses b, but its answer never comes.
+        bench.inputs.trees.insert(name("s"), tree(&["a", "c"]));
+        (0..4).for_each(|_| bench.host.drop_connection());
+        assert!(sync(&bench).await.is_err());
+        bench.inputs.trees.insert(name("s"), tree(&["a"]));
+        assert_eq!(sync(&bench).await.unwrap().summary, "2 files, 2 removed");
+        let last = bench.host.syncs.lock().unwrap().last().unwrap().clone();
+        assert_eq!((last.files, last.remove), (vec!["a".to_owned()], vec!["b".to_owned(), "c".to_owned()]));
+    }
+}
