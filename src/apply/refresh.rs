@@ -143,7 +143,7 @@ mod tests {
         let done = StepRecord {
             outcome: Outcome::Done,
             fingerprint: fingerprint("x"),
-            inputs: Default::default(),
+            inputs: std::collections::BTreeMap::default(),
             at: bench.run.world.now(),
             duration_ms: 1,
             facts: [("stat:/etc/old".to_owned(), "1 2 3".to_owned())].into(),
@@ -177,7 +177,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_host_costs_no_more_than_the_deadline_and_an_absent_one_nothing() {
         let mut bench = Bench::new().with_host();
-        bench.host.slow = Duration::from_secs(60);
+        bench.host.slow = Duration::from_mins(1);
         let before = tokio::time::Instant::now();
         let seen = look(&bench, &logged_in(&bench)).await.unwrap();
         assert_eq!(seen.unreachable.as_deref(), Some("the host did not answer within 5s"));

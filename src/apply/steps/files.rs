@@ -88,12 +88,11 @@ pub(super) async fn run_file(context: &StepContext, path: &str) -> Result<StepOu
 
 /// Removes a file or a build's installed outputs that the spec dropped.
 pub(super) async fn forget(context: &StepContext) -> Result<StepOutcome, StepError> {
-    let paths: Vec<&str> = match &context.step.work {
-        Work::File(path) => vec![path],
-        _ => {
-            let facts = context.previous.as_ref().map(|previous| &previous.facts);
-            facts.into_iter().flatten().filter_map(|(key, _)| key.strip_prefix("stat:")).collect()
-        }
+    let facts = context.previous.as_ref().map(|previous| &previous.facts);
+    let paths: Vec<&str> = if let Work::File(path) = &context.step.work {
+        vec![path]
+    } else {
+        facts.into_iter().flatten().filter_map(|(key, _)| key.strip_prefix("stat:")).collect()
     };
     let removed: Removed = context.ask(REMOVE, &json!({"paths": paths})).await?;
     let summary = match removed.removed.len() {

@@ -42,7 +42,7 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
     let mut backoff = Backoff::new();
     loop {
         if let Some(host) = settle(context, in_doubt).await? {
-            match unfit(&host, &context.run.session.record().host, &context.step.fingerprint) {
+            match unfit(&host, context.run.session.record().host.as_ref(), &context.step.fingerprint) {
                 None => {
                     if how == "created" && ambiguous == 0 {
                         how = "adopted";
@@ -262,7 +262,7 @@ where
 }
 
 /// Says why a found host cannot be taken, if so.
-fn unfit(found: &Host, recorded: &Option<HostRecord>, wanted: &Fingerprint) -> Option<String> {
+fn unfit(found: &Host, recorded: Option<&HostRecord>, wanted: &Fingerprint) -> Option<String> {
     if found.status == HostStatus::Stopped {
         return Some("it is switched off".to_owned());
     }
@@ -395,7 +395,7 @@ mod tests {
         let bench = Bench::new();
         bench.cloud.with(|state| {
             state.faults.push_back(CreateFault::LostAfter);
-            state.lag = LAG - Duration::from_secs(1);
+            state.lag = LAG.mul_f32(0.9);
         });
         provision(&bench).await.unwrap();
         assert_eq!(bench.cloud.with(|state| state.creates.len()), 1);

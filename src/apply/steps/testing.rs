@@ -36,7 +36,7 @@ pub(in crate::apply) static ENTRY: Entry = Entry {
     default_region: Region::fixed("here"),
     default_image: "image",
     listing_lag: LAG,
-    provision_timeout: Duration::from_secs(60),
+    provision_timeout: Duration::from_mins(1),
     user_data_limit: 16_384,
     timer_stops_bill: false,
     region_key: "region",
@@ -122,7 +122,7 @@ impl FakeCloud {
 
     pub(in crate::apply) fn change_host(&self, id: &HostId, change: impl FnOnce(&mut Host)) {
         self.with(|state| {
-            change(&mut state.listed.iter_mut().find(|listed| listed.host.id == *id).unwrap().host)
+            change(&mut state.listed.iter_mut().find(|listed| listed.host.id == *id).unwrap().host);
         });
     }
 
@@ -329,7 +329,8 @@ pub(in crate::apply) struct Bench {
     pub(in crate::apply) inputs: Inputs,
     pub(in crate::apply) run: RunContext,
     pub(in crate::apply) events: UnboundedReceiver<Event>,
-    pub(in crate::apply) folder: tempfile::TempDir,
+    /// Holds the lane's state; goes with the bench.
+    _folder: tempfile::TempDir,
 }
 
 impl Bench {
@@ -353,7 +354,7 @@ impl Bench {
             stopping: CancellationToken::new(),
             abort: CancellationToken::new(),
         };
-        Self { cloud, host, spec: spec(), inputs: Inputs::default(), run, events, folder }
+        Self { cloud, host, spec: spec(), inputs: Inputs::default(), run, events, _folder: folder }
     }
 
     pub(in crate::apply) fn label(&self) -> Label {
@@ -379,7 +380,7 @@ impl Bench {
             depends_on: vec![],
             fingerprint: fingerprint("wanted"),
             inputs: BTreeMap::new(),
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
         };
         StepContext {
             run,
@@ -450,7 +451,7 @@ pub(in crate::apply) fn name(text: &str) -> Name {
 }
 
 fn spec() -> Spec {
-    let minute = Duration::from_secs(60);
+    let minute = Duration::from_mins(1);
     Spec {
         source_map: SourceMap::default(),
         digest: Digest::of(b"spec"),
@@ -461,7 +462,7 @@ fn spec() -> Spec {
         image: "image".to_owned(),
         disk_bytes: 1 << 30,
         kvm: KvmNeed::Required,
-        lease: Lease { ttl: Duration::from_secs(7200), max_spend: None },
+        lease: Lease { ttl: Duration::from_hours(2), max_spend: None },
         access: Access { user: "mvm".to_owned(), allow_from: AllowFrom::Auto, authorized_keys: vec![] },
         cloud_init: None,
         sources: BTreeMap::new(),
