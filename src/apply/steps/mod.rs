@@ -6,11 +6,14 @@ mod build;
 mod cloud_init;
 mod destroy;
 mod files;
+pub(in crate::apply) mod host;
 mod probe;
 mod provision;
 mod service;
 mod ssh;
 mod sync;
+#[cfg(test)]
+pub(in crate::apply) mod testing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,10 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply::event::{Event, EventSink};
 use crate::inputs::Inputs;
-use crate::plan::{PlannedStep, Work};
+use crate::plan::{Action, PlannedStep, Work};
 use crate::provider::{Provider, ProviderError};
 use crate::spec::Spec;
-use crate::state::{HostRecord, InDoubt, SharedSession, StateError, StepRecord};
+use crate::state::{HostRecord, InDoubt, RunId, SharedSession, StateError, StepRecord};
 use crate::transport::{Remote, TransportError};
 use crate::world::World;
 
@@ -68,6 +71,10 @@ pub struct StepContext {
     pub previous: Option<StepRecord>,
     /// What an earlier run left unfinished of it.
     pub in_doubt: Option<InDoubt>,
+    /// Of a long step: the run to use on the host, journaled before this step is called.
+    pub run_id: Option<RunId>,
+    /// Of a long step: an earlier lane started this very run for the same fingerprint, so it may still go on.
+    pub resume: bool,
     /// Its log file.
     pub log: crate::apply::step_log::StepLog,
 }
@@ -93,6 +100,9 @@ pub enum StepError {
     /// The run was stopped.
     #[error("stopped")]
     Stopped,
+    /// Something of the lane is left in the cloud, or nobody can tell; the message starts by saying so.
+    #[error("{0}")]
+    MayCost(String),
     /// The provider failed.
     #[error(transparent)]
     Provider(#[from] ProviderError),
@@ -117,6 +127,11 @@ impl StepContext {
     /// Writes a line of output to the step's log and to the reporters.
     pub fn output(&self, line: &str) {
         self.log.line(line);
+        self.show(line);
+    }
+
+    /// Shows a line of output that the log has already.
+    fn show(&self, line: &str) {
         self.run.events.send(Event::StepOutput {
             at: self.run.world.now(),
             step: self.step.id.clone(),
@@ -137,8 +152,22 @@ impl StepContext {
     }
 }
 
+/// Takes off the host what a step that the spec dropped had put there; the executor then forgets its record.
+///
+/// Sources, build folders and secrets stay: they hold what cannot be made again, and the host goes sooner or later.
+pub async fn forget(context: &StepContext) -> Result<StepOutcome, StepError> {
+    match &context.step.work {
+        Work::Service(name) => service::forget(context, name).await,
+        Work::File(_) | Work::Install(_) => files::forget(context).await,
+        _ => Ok(StepOutcome { summary: "forgotten".to_owned(), facts: BTreeMap::new() }),
+    }
+}
+
 /// Does a step's work. The executor journals around it.
 pub async fn run(context: &StepContext) -> Result<StepOutcome, StepError> {
+    if context.step.action == Action::Forget {
+        return forget(context).await;
+    }
     match &context.step.work {
         Work::Provision => provision::run(context).await,
         Work::AwaitSsh => ssh::run(context).await,
