@@ -335,7 +335,10 @@ fn real_host_lookalike_is_refused_by_its_host_key() {
         "sudo sh -c 'rm -f /etc/ssh/lane_host_ed25519_key* && ssh-keygen -q -t ed25519 -N \"\" -f /etc/ssh/lane_host_ed25519_key && systemctl restart ssh'",
     );
     // The shared connection was made before; end it, as a reboot or another day would.
-    std::process::Command::new("sh").args(["-c", "for s in /tmp/lane-0/* \"${XDG_RUNTIME_DIR:-/nonexistent}\"/lane/*; do [ -S \"$s\" ] && ssh -o ControlPath=\"$s\" -O exit x; done; true"]).output().unwrap();
+    let config = lab.state().join("ssh/ssh_config");
+    let alias = format!("lane-pinned-{}", lab.lineage8());
+    let ended = std::process::Command::new("ssh").arg("-F").arg(&config).args(["-O", "exit", &alias]).status().unwrap();
+    assert!(ended.success(), "there was no shared connection to end");
     let plan = lab.run(&["plan", lab.spec_arg()]);
     assert!(format!("{}{}", plan.stdout, plan.stderr).contains("host key"), "{plan:?}");
     let ran = lab.run(&["exec", "pinned", "--", "true"]);
