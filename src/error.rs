@@ -4,7 +4,9 @@ use std::fmt;
 
 use crate::apply::executor::RunError;
 use crate::apply::steps::StepError;
+use crate::plan::DiffError;
 use crate::provider::ProviderError;
+use crate::spec::MissingVar;
 use crate::state::StateError;
 use crate::transport::TransportError;
 
@@ -118,6 +120,19 @@ impl From<TransportError> for Failure {
             TransportError::Local { .. } => failure.hint("install `openssh-client` and `rsync`, or mend what is named"),
             _ => failure,
         }
+    }
+}
+
+impl From<MissingVar> for Failure {
+    fn from(error: MissingVar) -> Self {
+        Self::new(Kind::Spec, error.to_string()).hint("set it, or write the value into the spec")
+    }
+}
+
+impl From<DiffError> for Failure {
+    fn from(error: DiffError) -> Self {
+        Self::new(Kind::MayCost, error.to_string())
+            .hint("`lane destroy` takes all of them down; `lane apply` then makes one")
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) async fn run(context: &Context, args: &ApplyArgs) -> Result<u8, Failu
     agree(context, args.yes || saved.is_some(), question)?;
     // A plan is applied once, also when it fails half way.
     dir.remove_plan()?;
-    session.set_spec_path(&planned.spec.source_map.path);
+    session.set_spec_path(planned.spec.source_map.path());
     let summary = execute(context, &session, &planned, &args.execute).await?;
     judge(&session, &summary)?;
     if text {
@@ -133,7 +133,7 @@ pub(super) async fn apply_unasked(
     if planned.plan.is_empty() {
         return Ok(());
     }
-    session.set_spec_path(&planned.spec.source_map.path);
+    session.set_spec_path(planned.spec.source_map.path());
     let summary = execute(context, session, &planned, execute_args).await?;
     judge(session, &summary)
 }

@@ -80,7 +80,7 @@ pub(super) async fn destroy(
     let observed = look(context, session.dir(), &crate::state::Record { steps: Default::default(), ..record.clone() }, None, connected.as_ref()).await?;
     let timeout = spec.as_ref().map_or(std::time::Duration::from_secs(900), |spec| spec.timeouts.destroy);
     let price = record.host.as_ref().and_then(|host| (entry.price)(&host.sku, &host.region));
-    let plan = plan::diff_destroy(&record, &observed, price, timeout, context.world.now());
+    let plan = plan::diff_destroy(&record, &observed, price.as_ref(), timeout, context.world.now());
     if plan.is_empty() {
         return Ok(nothing(context, execute_args.format, &format!("lane `{}` has no host", record.lane)));
     }

@@ -180,7 +180,7 @@ pub(super) async fn make_plan(
         .map_err(|error| Failure::new(Kind::Unexpected, format!("reading the spec's files failed: {error}")))?;
     if !options.offline && !inputs.missing.is_empty() {
         let complaints: Vec<String> =
-            inputs.missing.iter().map(|complaint| complaint.render(&spec.source_map, context.ui.colour_err)).collect();
+            inputs.missing.iter().map(|complaint| complaint.render(context.ui.colour_err)).collect();
         return Err(spec_failure(complaints.join("\n"), 1)
             .hint("`lane plan --offline` plans without these files, `lane validate` checks the spec alone"));
     }

@@ -40,6 +40,7 @@ pub(in crate::apply) static ENTRY: Entry = Entry {
     user_data_limit: 16_384,
     timer_stops_bill: false,
     region_key: "region",
+    init_keys: String::new,
     schema: |_| schemars::Schema::default(),
     kvm: |_| KvmSupport::Unknown,
     price: |sku, _| {
