@@ -131,8 +131,13 @@ impl From<MissingVar> for Failure {
 
 impl From<DiffError> for Failure {
     fn from(error: DiffError) -> Self {
-        Self::new(Kind::MayCost, error.to_string())
-            .hint("`lane destroy` takes all of them down; `lane apply` then makes one")
+        let message = error.to_string();
+        match error {
+            DiffError::SeveralHosts(_) => Self::new(Kind::MayCost, message)
+                .hint("`lane destroy` takes all of them down; `lane apply` then makes one"),
+            _ => Self::new(Kind::Provider, message)
+                .hint("`lane destroy` first: it goes by the record; or set the spec's provider back"),
+        }
     }
 }
 
