@@ -11,10 +11,12 @@ mod observed;
 mod reason;
 mod saved;
 mod step;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use action::Action;
 pub use desired::{Desired, desired};
-pub use diff::{DiffInput, diff, diff_destroy};
+pub use diff::{DiffError, DiffInput, diff, diff_destroy};
 pub use digest::{Digest, Digester};
 pub use graph::{CycleError, StepGraph};
 pub use observed::{HostView, Observed, ObservedHost, ServiceView};

@@ -38,6 +38,11 @@ pub enum Reason {
         /// What runs.
         on: StepId,
     },
+    /// Something that it depends on ran since, in a run that did not come this far.
+    DependencyRan {
+        /// What ran.
+        on: StepId,
+    },
     /// The host is made new, so nothing on it remains.
     HostReplaced,
     /// The recorded host is not there any more.

@@ -61,6 +61,29 @@ impl Work {
         })
     }
 
+    /// Returns the work behind an id, as a record keeps it when the spec names it no more; `None` for no id of ours.
+    pub fn from_id(id: &StepId) -> Option<Self> {
+        let fixed =
+            [Self::Provision, Self::AwaitSsh, Self::AwaitCloudInit, Self::Smoke, Self::Tests, Self::Destroy];
+        if let Some(work) = fixed.into_iter().find(|work| work.id() == *id) {
+            return Some(work);
+        }
+        let (kind, rest) = id.0.split_once('/')?;
+        if kind == "file" {
+            return Some(Self::File(format!("/{rest}")));
+        }
+        let name = Name::new(rest).ok()?;
+        Some(match kind {
+            "sync" => Self::Sync(name),
+            "secret" => Self::Secret(name),
+            "build" => Self::Build(name),
+            "install" => Self::Install(name),
+            "service" => Self::Service(name),
+            "probe" => Self::Probe(name),
+            _ => return None,
+        })
+    }
+
     /// Tells whether it runs on the host under a transient unit and outlives the connection.
     pub fn is_long(&self) -> bool {
         matches!(self, Self::Build(_) | Self::Smoke | Self::Tests)
@@ -84,7 +107,10 @@ impl StepId {
 
     /// Returns a form that is safe as a file name and as a part of a unit's name.
     pub fn file_name(&self) -> String {
-        self.0.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' }).collect()
+        self.0
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' })
+            .collect()
     }
 }
 
@@ -130,4 +156,34 @@ pub struct StepSpec {
     pub fingerprint: Fingerprint,
     /// How long it may take.
     pub timeout: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_leads_back_to_its_work() {
+        let name = || Name::new("a.b-c").unwrap();
+        for work in [
+            Work::Provision,
+            Work::AwaitSsh,
+            Work::AwaitCloudInit,
+            Work::Sync(name()),
+            Work::Secret(name()),
+            Work::Build(name()),
+            Work::Install(name()),
+            Work::File("/etc/a/b.toml".to_owned()),
+            Work::Service(name()),
+            Work::Probe(name()),
+            Work::Smoke,
+            Work::Tests,
+            Work::Destroy,
+        ] {
+            assert_eq!(Work::from_id(&work.id()), Some(work));
+        }
+        for foreign in ["", "sync", "sync/", "sync/A", "other/a", "await/other"] {
+            assert_eq!(Work::from_id(&StepId::from_text(foreign)), None, "{foreign}");
+        }
+    }
 }
