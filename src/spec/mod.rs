@@ -23,3 +23,4 @@ pub use model::{
 };
 pub use schema::json_schema;
 pub use source_map::{Complaint, SourceMap};
+pub use walk::closest;

@@ -177,3 +177,10 @@ fn printable(text: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+impl Default for SourceMap {
+    fn default() -> Self {
+        Self::bare(Path::new("/lane.yaml"), Path::new("lane.yaml"), "")
+    }
+}

@@ -20,7 +20,7 @@ pub(super) fn walk(map: &SourceMap, schema: &Schema, tree: &Node) -> Vec<Complai
 }
 
 /// Returns the candidate that was probably meant.
-pub(super) fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let length = word.chars().count();
     let limit = (length / 3).max(1);
     candidates

@@ -13,8 +13,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plan", &["spec", "state", "provider", "inputs"]),
     ("provider", &["plan", "world"]),
     ("state", &["plan", "provider", "spec", "inputs", "world"]),
-    ("transport", &["world"]),
-    ("user_data", &["provider"]),
+    ("transport", &["plan", "world"]),
+    ("user_data", &["plan", "provider"]),
     ("apply", &["plan", "state", "provider", "transport", "spec", "inputs", "user_data", "world"]),
     ("report", &["plan", "apply", "world"]),
     ("cli", &["apply", "error", "inputs", "plan", "provider", "report", "spec", "state", "transport", "world"]),
@@ -31,10 +31,12 @@ fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// A file's text without its tests, whose needs are wider.
+/// A file's text without comments, and without its tests, whose needs are wider.
 fn code(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap();
-    text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()
+    let text = text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let line = |line: &str| if line.trim_start().starts_with("//") { String::new() } else { line.to_owned() };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn module_of(path: &Path) -> String {

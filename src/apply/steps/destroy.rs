@@ -199,7 +199,7 @@ mod tests {
         let receipt: serde_json::Value = serde_json::from_slice(&fs::read(&receipt).unwrap()).unwrap();
         assert_eq!(receipt["destroyed"], serde_json::json!(["h1"]));
         assert_eq!(receipt["empty_listings"].as_array().unwrap().len(), 2);
-        assert_eq!(receipt["spend_estimate"], "0.5 EUR");
+        assert_eq!(receipt["spend_estimate"], "0.50 EUR");
     }
 
     #[tokio::test(start_paused = true)]

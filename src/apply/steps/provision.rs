@@ -512,7 +512,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.spec.lease.max_spend = Some(Money { micros: 499_999, currency: "EUR".to_owned() });
         let error = provision(&bench).await.unwrap_err().to_string();
-        assert!(error.contains("up to 0.5 EUR") && error.contains("max_spend is 0.499999 EUR"), "{error}");
+        assert!(error.contains("up to 0.50 EUR") && error.contains("max_spend is 0.499999 EUR"), "{error}");
         bench.spec.lease.max_spend = Some(Money { micros: 500_000, currency: "EUR".to_owned() });
         provision(&bench).await.unwrap();
     }

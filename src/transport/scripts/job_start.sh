@@ -24,6 +24,12 @@ if [ "$how" != fresh ]; then echo lost; exit; fi
 
 systemctl stop "$unit" 2>/dev/null || true
 systemctl reset-failed "$unit" 2>/dev/null || true
+# systemd forgets an ended transient unit a moment later, and takes no new one of that name before.
+tries=0
+while [ "$(state LoadState)" != not-found ] && [ "$tries" -lt 100 ]; do
+    tries=$((tries + 1))
+    sleep 0.1
+done
 
 # Of old runs the last 20 stay.
 for old in $(ls "$runs" | sort | head -n -20); do
