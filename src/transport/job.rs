@@ -284,6 +284,7 @@ case $verb in
 show)
     case $2 in
     --property=ActiveState) cat "$u/ActiveState" 2>/dev/null || echo inactive ;;
+    --property=LoadState) if [ -e "$u" ]; then echo loaded; else echo not-found; fi ;;
     --property=Description) cat "$u/Description" 2>/dev/null || echo "$unit" ;;
     --property=Result) cat "$u/Result" 2>/dev/null || echo success ;;
     esac ;;
