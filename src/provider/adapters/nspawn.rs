@@ -199,13 +199,10 @@ chmod 0600 "$seed"/*
 rm -f "$dir/user-data"
 bind=
 if [ "$kvm" = yes ] && [ -c /dev/kvm ]; then
-  bind=--bind=/dev/kvm
-  # The node keeps its owner here, so group kvm inside takes the number of the node's group.
-  gid=$(stat -c %g /dev/kvm)
-  if [ "$gid" != 0 ]; then
-    sed -i '/^kvm:/d' "$root/etc/group"
-    printf 'kvm:x:%s:\n' "$gid" >>"$root/etc/group"
-  fi
+  # A node of its own: the udev inside gives it to group kvm, and by a bind of this machine's node would do so here too.
+  # shellcheck disable=SC2046
+  [ -e "$dir/kvm" ] || mknod -m 0600 "$dir/kvm" c $(stat -c '0x%t 0x%T' /dev/kvm)
+  bind=--bind=$dir/kvm:/dev/kvm
 fi
 echo 1 >/proc/sys/net/ipv4/ip_forward
 nft -f - <<NFT
