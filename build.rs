@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::{env, fs, io, path::Path};
 
 fn main() -> io::Result<()> {
-    let folder = Path::new(&env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?).join("src/provider/adapters");
+    let folder =
+        Path::new(&env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?).join("src/provider/adapters");
     println!("cargo::rerun-if-changed={}", folder.display());
     let mut names = Vec::new();
     for file in fs::read_dir(&folder)? {
@@ -16,7 +17,8 @@ fn main() -> io::Result<()> {
     names.sort();
     let mut table = String::new();
     for name in &names {
-        writeln!(table, "#[path = {:?}]\nmod {name};", folder.join(format!("{name}.rs"))).map_err(io::Error::other)?;
+        writeln!(table, "#[path = \"{}\"]\nmod {name};", folder.join(format!("{name}.rs")).display())
+            .map_err(io::Error::other)?;
     }
     writeln!(table, "static ENTRIES: &[&Entry] = &[").map_err(io::Error::other)?;
     for name in &names {

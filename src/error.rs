@@ -99,9 +99,13 @@ impl From<ProviderError> for Failure {
             ProviderError::Auth { .. } => failure.hint("check the credentials of this provider"),
             ProviderError::Rejected { .. } => failure.hint("change what the message names, then plan again"),
             ProviderError::Capacity { .. } => failure.hint("try another region or SKU, or try later"),
-            ProviderError::Quota { .. } => failure.hint("ask the provider for more, or destroy what is not needed"),
+            ProviderError::Quota { .. } => {
+                failure.hint("ask the provider for more, or destroy what is not needed")
+            }
             ProviderError::Transient { .. } => failure.hint("try again in a while"),
-            ProviderError::Ambiguous { .. } => failure.hint("run it again: lane looks first and repeats nothing blindly"),
+            ProviderError::Ambiguous { .. } => {
+                failure.hint("run it again: lane looks first and repeats nothing blindly")
+            }
             ProviderError::Unavailable { remedy, .. } => failure.hint(remedy),
         }
     }
@@ -114,10 +118,11 @@ impl From<TransportError> for Failure {
             TransportError::HostKey { .. } => {
                 failure.hint("do not go on: `lane destroy` and `lane apply` make a host that can be trusted")
             }
-            TransportError::Connection { .. } => {
-                failure.hint("`lane status` tells whether the host is there, `lane logs --console` what it says")
+            TransportError::Connection { .. } => failure
+                .hint("`lane status` tells whether the host is there, `lane logs --console` what it says"),
+            TransportError::Local { .. } => {
+                failure.hint("install `openssh-client` and `rsync`, or mend what is named")
             }
-            TransportError::Local { .. } => failure.hint("install `openssh-client` and `rsync`, or mend what is named"),
             _ => failure,
         }
     }
@@ -159,7 +164,9 @@ pub fn of_step(error: &StepError, message: String) -> Failure {
     let failure = Failure::new(kind, message);
     match error {
         StepError::Provider(ProviderError::Unavailable { remedy, .. }) => failure.hint(remedy.clone()),
-        StepError::Provider(ProviderError::Capacity { .. }) => failure.hint("try another region or SKU, or try later"),
+        StepError::Provider(ProviderError::Capacity { .. }) => {
+            failure.hint("try another region or SKU, or try later")
+        }
         _ => failure,
     }
 }

@@ -52,7 +52,8 @@ pub fn read(world: &World, spec: &Spec, cache_dir: &Path) -> Inputs {
             Err(problem) => problems.push(problem),
         }
     }
-    let complain = |problem: Problem| spec.source_map.complaint(&problem.key, problem.message, problem.help.as_deref());
+    let complain =
+        |problem: Problem| spec.source_map.complaint(&problem.key, problem.message, problem.help.as_deref());
     inputs.missing = problems.into_iter().map(complain).collect();
     inputs
 }
@@ -61,7 +62,8 @@ pub fn read(world: &World, spec: &Spec, cache_dir: &Path) -> Inputs {
 pub fn missing(spec: &Spec) -> Vec<Complaint> {
     let files = texts(spec).filter_map(|(what, file)| read_text(what, file).err());
     let folders = spec.sources.values().filter_map(|source| folder_there(source).err());
-    let complain = |problem: Problem| spec.source_map.complaint(&problem.key, problem.message, problem.help.as_deref());
+    let complain =
+        |problem: Problem| spec.source_map.complaint(&problem.key, problem.message, problem.help.as_deref());
     files.chain(folders).map(complain).collect()
 }
 

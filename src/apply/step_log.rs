@@ -1,5 +1,4 @@
 //! One log file per step: what its command wrote, whole and in order.
-#![expect(clippy::disallowed_methods, reason = "keeps one open file for appending")]
 
 use std::fs::File;
 use std::io::Write;

@@ -2,7 +2,9 @@
 
 use clap::Args;
 
-use super::lane::{self, ExecuteArgs, PlanOptions, agree, execute, judge, known_lanes, load_spec, make_plan, spec_path};
+use super::lane::{
+    self, ExecuteArgs, PlanOptions, agree, execute, judge, known_lanes, load_spec, make_plan, spec_path,
+};
 use super::{Context, Format};
 use crate::error::{Failure, Kind};
 use crate::plan::{Action, Plan};
@@ -26,12 +28,11 @@ pub(super) struct ApplyArgs {
 }
 
 pub(super) async fn run(context: &Context, args: &ApplyArgs) -> Result<u8, Failure> {
-    let (spec_file, saved) = match &args.spec {
-        Some(path) => (path.clone(), None),
-        None => {
-            let plan = newest_plan(context)?;
-            (plan.spec.path.clone(), Some(plan))
-        }
+    let (spec_file, saved) = if let Some(path) = &args.spec {
+        (path.clone(), None)
+    } else {
+        let plan = newest_plan(context)?;
+        (plan.spec.path.clone(), Some(plan))
     };
     let spec = load_spec(context, &spec_path(context, &spec_file))?;
     let dir = LaneDir::new(&context.state_root, spec.name.as_str());
@@ -44,7 +45,10 @@ pub(super) async fn run(context: &Context, args: &ApplyArgs) -> Result<u8, Failu
     if let Some(saved) = &saved
         && let Some(moved) = first_difference(saved, &planned.plan)
     {
-        return Err(stale(saved, &format!("`{moved}` is planned otherwise now: a source, a file or the host has moved")));
+        return Err(stale(
+            saved,
+            &format!("`{moved}` is planned otherwise now: a source, a file or the host has moved"),
+        ));
     }
     let text = args.execute.format == Format::Text;
     if text && (saved.is_none() || planned.plan.is_empty()) {
@@ -58,7 +62,8 @@ pub(super) async fn run(context: &Context, args: &ApplyArgs) -> Result<u8, Failu
         return Ok(0);
     }
     let replaces = planned.plan.changes().any(|step| step.action == Action::Replace);
-    let question = if replaces { "Replace the host, losing what is on it?" } else { "Carry out these steps?" };
+    let question =
+        if replaces { "Replace the host, losing what is on it?" } else { "Carry out these steps?" };
     agree(context, args.yes || saved.is_some(), question)?;
     // A plan is applied once, also when it fails half way.
     dir.remove_plan()?;
@@ -97,7 +102,10 @@ fn refuse_stale(saved: &Plan, spec: &crate::spec::Spec, session: &SharedSession)
         return Err(stale(saved, "the lane's state was made anew since"));
     }
     if saved.serial != record.serial || !record.in_doubt.is_empty() && saved.serial == 0 {
-        return Err(stale(saved, &format!("it was made on state {}, which is at {} now", saved.serial, record.serial)));
+        return Err(stale(
+            saved,
+            &format!("it was made on state {}, which is at {} now", saved.serial, record.serial),
+        ));
     }
     if saved.spec.digest != spec.digest {
         return Err(stale(saved, "the spec was edited since"));
@@ -110,7 +118,10 @@ fn first_difference(saved: &Plan, now: &Plan) -> Option<String> {
         plan.steps.iter().map(|step| (step.id.to_string(), step.action, step.fingerprint.clone())).collect()
     };
     let (old, new) = (key(saved), key(now));
-    old.iter().find(|step| !new.contains(step)).or_else(|| new.iter().find(|step| !old.contains(step))).map(|step| step.0.clone())
+    old.iter()
+        .find(|step| !new.contains(step))
+        .or_else(|| new.iter().find(|step| !old.contains(step)))
+        .map(|step| step.0.clone())
 }
 
 fn stale(saved: &Plan, why: &str) -> Failure {

@@ -3,7 +3,6 @@
 use clap::{Args, CommandFactory};
 
 use super::{Cli, Context};
-use crate::error::Failure;
 
 /// Print completions for a shell.
 #[derive(Debug, Args)]
@@ -12,9 +11,9 @@ pub(super) struct CompletionsArgs {
     shell: clap_complete::Shell,
 }
 
-pub(super) fn run(context: &Context, args: &CompletionsArgs) -> Result<u8, Failure> {
+pub(super) fn run(context: &Context, args: &CompletionsArgs) -> u8 {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "lane", &mut script);
     context.ui.out(&String::from_utf8_lossy(&script));
-    Ok(0)
+    0
 }

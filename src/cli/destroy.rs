@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::lane::{ExecuteArgs, Run, agree, connect, execute_with, find_lane, is_path, judge, look, recorded_spec};
+use super::lane::{
+    ExecuteArgs, Run, agree, connect, execute_with, find_lane, is_path, judge, look, recorded_spec,
+};
 use super::{Context, Format};
 use crate::error::Failure;
 use crate::inputs::Inputs;
@@ -40,7 +42,11 @@ pub(super) async fn run(context: &Context, args: &DestroyArgs) -> Result<u8, Fai
         return Ok(nothing(context, args.execute.format, "no lane has a host"));
     };
     if dir.load()?.is_none() {
-        return Ok(nothing(context, args.execute.format, &format!("lane `{}` has no state here", dir.lane())));
+        return Ok(nothing(
+            context,
+            args.execute.format,
+            &format!("lane `{}` has no state here", dir.lane()),
+        ));
     }
     let session = dir.open(&context.world, "destroy")?;
     destroy(context, &session, spec, args.yes, &args.execute).await
@@ -50,7 +56,10 @@ fn nothing(context: &Context, format: Format, why: &str) -> u8 {
     match format {
         Format::Text => context.ui.line(&format!("Nothing to destroy: {why}.")),
         Format::Json => {
-            context.ui.line(&serde_json::json!({"format_version": 1, "event": "nothing_to_destroy", "why": why}).to_string());
+            context.ui.line(
+                &serde_json::json!({"format_version": 1, "event": "nothing_to_destroy", "why": why})
+                    .to_string(),
+            );
         }
     }
     0
@@ -68,7 +77,9 @@ pub(super) async fn destroy(
     let spec = spec.or_else(|| recorded_spec(context, &record));
     // What was really made counts; the spec may have moved to another provider since.
     let provider = match (&record.host, &spec) {
-        (Some(host), _) => Some(ProviderSpec { name: host.provider.clone(), config: host.provider_config.clone() }),
+        (Some(host), _) => {
+            Some(ProviderSpec { name: host.provider.clone(), config: host.provider_config.clone() })
+        }
         (None, Some(spec)) => Some(spec.provider.clone()),
         (None, None) => None,
     };
@@ -77,8 +88,15 @@ pub(super) async fn destroy(
     };
     let (connected, entry) = connect(context, &provider)?;
     // The host itself need not be asked: it goes down whatever it says.
-    let observed = look(context, session.dir(), &crate::state::Record { steps: Default::default(), ..record.clone() }, None, connected.as_ref()).await?;
-    let timeout = spec.as_ref().map_or(std::time::Duration::from_secs(900), |spec| spec.timeouts.destroy);
+    let observed = look(
+        context,
+        session.dir(),
+        &crate::state::Record { steps: std::collections::BTreeMap::new(), ..record.clone() },
+        None,
+        connected.as_ref(),
+    )
+    .await?;
+    let timeout = spec.as_ref().map_or(std::time::Duration::from_mins(15), |spec| spec.timeouts.destroy);
     let price = record.host.as_ref().and_then(|host| (entry.price)(&host.sku, &host.region));
     let plan = plan::diff_destroy(&record, &observed, price.as_ref(), timeout, context.world.now());
     if plan.is_empty() {
@@ -88,7 +106,8 @@ pub(super) async fn destroy(
         context.ui.out(&report::plan_text::render(&plan, context.ui.colour, context.ui.verbose));
     }
     agree(context, yes, &format!("Destroy the host of lane `{}`?", record.lane))?;
-    let run = Run { spec: spec.map(Arc::new), inputs: Arc::new(Inputs::default()), provider: connected, entry };
+    let run =
+        Run { spec: spec.map(Arc::new), inputs: Arc::new(Inputs::default()), provider: connected, entry };
     let summary = execute_with(context, session, run, &plan, execute_args).await?;
     judge(session, &summary)?;
     session.dir().remove_plan()?;

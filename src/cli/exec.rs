@@ -63,7 +63,8 @@ async fn run(
         .status()
         .await
         .map_err(|error| {
-            Failure::new(Kind::Unexpected, format!("ssh cannot be started: {error}")).hint("install an OpenSSH client")
+            Failure::new(Kind::Unexpected, format!("ssh cannot be started: {error}"))
+                .hint("install an OpenSSH client")
         })?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(255))
 }

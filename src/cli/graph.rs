@@ -34,7 +34,8 @@ pub(super) struct GraphArgs {
 pub(super) async fn run(context: &Context, args: &GraphArgs) -> Result<u8, Failure> {
     let spec = load_spec(context, &spec_path(context, &args.spec))?;
     let dir = LaneDir::new(&context.state_root, spec.name.as_str());
-    let record = dir.load()?.unwrap_or_else(|| Record::new(spec.name.as_str(), Lineage::fixed("not-born-yet")));
+    let record =
+        dir.load()?.unwrap_or_else(|| Record::new(spec.name.as_str(), Lineage::fixed("not-born-yet")));
     let options = PlanOptions { offline: true, with_tests: spec.tests.is_some(), ..PlanOptions::default() };
     let planned = make_plan(context, spec, &dir, &record, &options).await?;
     context.ui.out(&match args.format {

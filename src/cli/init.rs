@@ -37,13 +37,18 @@ pub(super) fn run(context: &Context, args: &InitArgs) -> Result<u8, Failure> {
         Failure::new(Kind::Unexpected, format!("{} cannot be written: {error}", path.display()))
             .hint("its folder has to be there and writable")
     })?;
-    context.ui.line(&format!("Wrote {}. `lane plan {}` shows what it would do.", path.display(), args.path.display()));
+    context.ui.line(&format!(
+        "Wrote {}. `lane plan {}` shows what it would do.",
+        path.display(),
+        args.path.display()
+    ));
     Ok(0)
 }
 
 fn template(name: &str, entry: &provider::Entry) -> String {
     let keys = (entry.init_keys)();
-    let kvm = if (entry.kvm)(&entry.default_sku) == provider::KvmSupport::Yes { "required" } else { "optional" };
+    let kvm =
+        if (entry.kvm)(&entry.default_sku) == provider::KvmSupport::Yes { "required" } else { "optional" };
     format!(
         r#"# A lane: one host, what runs on it, and how it is checked. `lane plan` shows what it would do.
 version: 1
@@ -100,7 +105,12 @@ mod tests {
             let text = template("fresh", entry);
             let path = world.cwd().join("fresh.yaml");
             let loaded = crate::spec::load_text(&world, &path, &text);
-            assert!(loaded.is_ok(), "{}: {}", entry.name, loaded.err().map(|e| e.render(false)).unwrap_or_default());
+            assert!(
+                loaded.is_ok(),
+                "{}: {}",
+                entry.name,
+                loaded.err().map(|e| e.render(false)).unwrap_or_default()
+            );
         }
     }
 }

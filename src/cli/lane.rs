@@ -102,9 +102,8 @@ pub(super) fn find_lane(context: &Context, target: Option<&str>) -> Result<Optio
 
 /// Finds the lane that is meant and its host's record, for verbs that talk to a host.
 pub(super) fn find_host(context: &Context, target: Option<&str>) -> Result<(LaneDir, Record), Failure> {
-    let none = || {
-        Failure::new(Kind::Usage, "there is no host to talk to").hint("`lane apply SPEC` makes one")
-    };
+    let none =
+        || Failure::new(Kind::Usage, "there is no host to talk to").hint("`lane apply SPEC` makes one");
     let dir = find_lane(context, target)?.ok_or_else(none)?;
     let record = dir.load()?.filter(|record| record.host.is_some()).ok_or_else(none)?;
     Ok((dir, record))
@@ -171,13 +170,11 @@ pub(super) async fn make_plan(
     let connected = if options.offline { None } else { Some(connect(context, &spec.provider)?) };
     let observed = match &connected {
         None => Observed { host: ObservedHost::NotAsked, view: None, unreachable: None },
-        Some((provider, _)) => {
-            look(context, dir, record, Some(&spec), provider.as_ref()).await?
-        }
+        Some((provider, _)) => look(context, dir, record, Some(&spec), provider.as_ref()).await?,
     };
-    let inputs = reading
-        .await
-        .map_err(|error| Failure::new(Kind::Unexpected, format!("reading the spec's files failed: {error}")))?;
+    let inputs = reading.await.map_err(|error| {
+        Failure::new(Kind::Unexpected, format!("reading the spec's files failed: {error}"))
+    })?;
     if !options.offline && !inputs.missing.is_empty() {
         let complaints: Vec<String> =
             inputs.missing.iter().map(|complaint| complaint.render(context.ui.colour_err)).collect();
@@ -201,7 +198,8 @@ pub(super) async fn make_plan(
         now: context.world.now(),
         rerun: &rerun,
     })?;
-    plan.notes.extend(inputs.missing.iter().map(|missing| format!("unknown until apply: {}", missing.message)));
+    plan.notes
+        .extend(inputs.missing.iter().map(|missing| format!("unknown until apply: {}", missing.message)));
     Ok(Planned { spec, inputs: Arc::new(inputs), plan, provider: connected })
 }
 
@@ -254,7 +252,9 @@ fn recorded_texts(dir: &LaneDir, record: &Record, spec: &Spec) -> Result<Recorde
     let mut texts = BTreeMap::new();
     for step in record.steps.values() {
         for key in ["unit", "template", "cloud_init"] {
-            let Some(digest) = step.inputs.get(key).map(|text| plan::Digest::from_text(text)) else { continue };
+            let Some(digest) = step.inputs.get(key).map(|text| plan::Digest::from_text(text)) else {
+                continue;
+            };
             if let Some(text) = dir.content(&digest)? {
                 texts.insert(digest, text);
             }
@@ -274,7 +274,8 @@ pub(super) async fn execute(
         Some((provider, entry)) => (Arc::clone(provider), *entry),
         None => connect(context, &planned.spec.provider)?,
     };
-    let run = Run { spec: Some(Arc::clone(&planned.spec)), inputs: Arc::clone(&planned.inputs), provider, entry };
+    let run =
+        Run { spec: Some(Arc::clone(&planned.spec)), inputs: Arc::clone(&planned.inputs), provider, entry };
     execute_with(context, session, run, &planned.plan, args).await
 }
 
@@ -354,7 +355,7 @@ pub(super) fn judge(session: &SharedSession, summary: &RunSummary) -> Result<(),
         let names: Vec<&str> = summary.failed.iter().map(|failed| failed.step.as_str()).collect();
         let mut message = format!("lane `{lane}`: {} failed", names.join(", "));
         if !summary.not_run.is_empty() {
-            message.push_str(&format!(", {} steps not run", summary.not_run.len()));
+            message.extend([format!(", {} steps not run", summary.not_run.len())]);
         }
         let failure = crate::error::of_step(&first.error, message);
         return Err(match session.record().host {

@@ -39,9 +39,12 @@ pub(super) fn run(context: &Context, args: &ListArgs) -> Result<u8, Failure> {
             let json = serde_json::json!({"format_version": 1, "lanes": lanes});
             context.ui.line(&serde_json::to_string_pretty(&json).unwrap_or_default());
         }
-        Format::Text if rows.is_empty() => context.ui.line(&format!("No lanes in {}.", context.state_root.display())),
+        Format::Text if rows.is_empty() => {
+            context.ui.line(&format!("No lanes in {}.", context.state_root.display()))
+        }
         Format::Text => {
-            let mut table = vec![["LANE", "PROVIDER", "SKU", "ADDRESS", "LEASE ENDS", "STEPS"].map(str::to_owned)];
+            let mut table =
+                vec![["LANE", "PROVIDER", "SKU", "ADDRESS", "LEASE ENDS", "STEPS"].map(str::to_owned)];
             for record in &rows {
                 let dash = || "-".to_owned();
                 let host = record.host.as_ref();
@@ -70,10 +73,10 @@ pub(super) fn steps_in_words(record: &crate::state::Record) -> String {
     let mut words = format!("{} done", record.steps.len() - failed);
     if failed > 0 {
         words.push_str(", ");
-        words.push_str(&format!("{failed} failed"));
+        words.extend([format!("{failed} failed")]);
     }
     if !record.in_doubt.is_empty() {
-        words.push_str(&format!(", {} in doubt", record.in_doubt.len()));
+        words.extend([format!(", {} in doubt", record.in_doubt.len())]);
     }
     words
 }
@@ -88,7 +91,8 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     }
     let mut text = String::new();
     for row in rows {
-        let line: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let line: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         text.push_str(line.join("  ").trim_end());
         text.push('\n');
     }

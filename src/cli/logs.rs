@@ -40,7 +40,8 @@ pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<u8, Failur
         return journal(context, args, service).await;
     }
     let dir = find_lane(context, args.lane.as_deref())?.ok_or_else(|| {
-        Failure::new(Kind::Usage, "no lane has a host").hint("name one: `lane logs --lane NAME`; `lane list` shows them")
+        Failure::new(Kind::Usage, "no lane has a host")
+            .hint("name one: `lane logs --lane NAME`; `lane list` shows them")
     })?;
     let unreadable = |error: std::io::Error| {
         Failure::new(Kind::Unexpected, format!("{} cannot be read: {error}", dir.logs().display()))
@@ -58,18 +59,15 @@ pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<u8, Failur
     };
     let file = StepId::from_text(step).file_name();
     let path = dir.logs().join(format!("{file}.log"));
-    match fs::read_optional(&path).map_err(unreadable)? {
-        Some(bytes) => {
-            context.ui.out(&String::from_utf8_lossy(&bytes));
-            Ok(0)
-        }
-        None => {
-            let failure = Failure::new(Kind::Usage, format!("step `{step}` of lane `{}` has no log", dir.lane()));
-            Err(match crate::spec::closest(&file, names.iter().map(String::as_str)) {
-                Some(close) => failure.hint(format!("did you mean `{close}`?")),
-                None => failure.hint("`lane logs` lists the steps that have one"),
-            })
-        }
+    if let Some(bytes) = fs::read_optional(&path).map_err(unreadable)? {
+        context.ui.out(&String::from_utf8_lossy(&bytes));
+        Ok(0)
+    } else {
+        let failure = Failure::new(Kind::Usage, format!("step `{step}` of lane `{}` has no log", dir.lane()));
+        Err(match crate::spec::closest(&file, names.iter().map(String::as_str)) {
+            Some(close) => failure.hint(format!("did you mean `{close}`?")),
+            None => failure.hint("`lane logs` lists the steps that have one"),
+        })
     }
 }
 
@@ -97,8 +95,10 @@ async fn journal(context: &Context, args: &LogsArgs, service: &str) -> Result<u8
 async fn console(context: &Context, args: &LogsArgs) -> Result<u8, Failure> {
     let (_, record) = find_host(context, args.lane.as_deref())?;
     let Some(host) = &record.host else { return Ok(0) };
-    let (provider, _) =
-        connect(context, &ProviderSpec { name: host.provider.clone(), config: host.provider_config.clone() })?;
+    let (provider, _) = connect(
+        context,
+        &ProviderSpec { name: host.provider.clone(), config: host.provider_config.clone() },
+    )?;
     let log = match &host.id {
         Some(id) => provider.console_log(id).await?,
         None => None,

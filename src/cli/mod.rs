@@ -124,17 +124,16 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
     let verb = match cli.verb {
         VerbArgs::Init(args) => return init::run(&context, &args),
         VerbArgs::Validate(args) => return validate::run(&context, &args),
-        VerbArgs::Schema(args) => return schema::run(&context, &args),
+        VerbArgs::Schema(args) => return Ok(schema::run(&context, &args)),
         VerbArgs::List(args) => return list::run(&context, &args),
         VerbArgs::Show(args) => return show::run(&context, &args),
-        VerbArgs::Completions(args) => return complete::run(&context, &args),
+        VerbArgs::Completions(args) => return Ok(complete::run(&context, &args)),
         verb => verb,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Kind::Unexpected, format!("the async runtime cannot start: {error}")))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(
+            |error| Failure::new(Kind::Unexpected, format!("the async runtime cannot start: {error}")),
+        )?;
     let outcome = runtime.block_on(async {
         match verb {
             VerbArgs::Plan(args) => plan::run(&context, &args).await,

@@ -29,10 +29,12 @@ pub(super) fn run(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
     if args.plan {
         let plan = dir.load_plan()?.ok_or_else(|| none("saved plan").hint("`lane plan SPEC` saves one"))?;
         match args.format {
-            Format::Text => context.ui.out(&report::plan_text::render(&plan, context.ui.colour, context.ui.verbose)),
-            Format::Json => context.ui.line(
-                &serde_json::to_string_pretty(&report::plan_json::to_json(&plan)).unwrap_or_default(),
-            ),
+            Format::Text => {
+                context.ui.out(&report::plan_text::render(&plan, context.ui.colour, context.ui.verbose))
+            }
+            Format::Json => context
+                .ui
+                .line(&serde_json::to_string_pretty(&report::plan_json::to_json(&plan)).unwrap_or_default()),
         }
         return Ok(0);
     }
@@ -41,21 +43,27 @@ pub(super) fn run(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
         context.ui.line(&serde_json::to_string_pretty(&record).unwrap_or_default());
         return Ok(0);
     }
-    let mut text = format!("lane      {}\nlineage   {}\nserial    {}\n", record.lane, record.lineage, record.serial);
+    let mut text =
+        format!("lane      {}\nlineage   {}\nserial    {}\n", record.lane, record.lineage, record.serial);
     if let Some(path) = &record.spec_path {
-        text.push_str(&format!("spec      {path}\n"));
+        drop(writeln!(text, "spec      {path}"));
     }
     match &record.host {
         None => text.push_str("host      none\n"),
         Some(host) => {
             let id = host.id.as_ref().map_or("in doubt", |id| id.as_str());
-            let address = host.address.map_or_else(|| "not known yet".to_owned(), |address| address.to_string());
-            text.push_str(&format!(
-                "host      {id} ({} {} in {}, {})\naddress   {address} port {}\ncreated   {}\nlease     until {}\n",
-                host.provider, host.sku, host.region, host.image, host.ssh_port, host.created_at, host.expires_at
-            ));
+            let address =
+                host.address.map_or_else(|| "not known yet".to_owned(), |address| address.to_string());
+            text.extend([format!("host      {id} ({} {} in {}, {})\naddress   {address} port {}\ncreated   {}\nlease     until {}\n",
+                host.provider,
+                host.sku,
+                host.region,
+                host.image,
+                host.ssh_port,
+                host.created_at,
+                host.expires_at)]);
             if let Some(why) = &host.tainted {
-                text.push_str(&format!("tainted   {why}\n"));
+                drop(writeln!(text, "tainted   {why}"));
             }
         }
     }

@@ -66,17 +66,21 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<u8, Fail
         } else {
             format!("ends in {} min", left.as_secs() / 60)
         };
-        text.push_str(&format!("  lease    {lease} ({})\n", host.expires_at));
+        drop(writeln!(text, "  lease    {lease} ({})", host.expires_at));
         if let Some(price) = (entry.price)(&host.sku, &host.region) {
-            text.push_str(&format!("  price    {} per hour ({})\n", price.per_hour, price.source));
+            drop(writeln!(text, "  price    {} per hour ({})", price.per_hour, price.source));
         }
-        text.push_str(&format!("  steps    {}\n", super::list::steps_in_words(&record)));
+        drop(writeln!(text, "  steps    {}", super::list::steps_in_words(&record)));
         if let Some(why) = &observed.unreachable {
-            text.push_str(&format!("  host does not answer: {why}\n"));
+            drop(writeln!(text, "  host does not answer: {why}"));
         }
         if let Some(view) = &observed.view {
             for (name, service) in &view.services {
-                text.push_str(&format!("  service  {name}: {} ({}), {}\n", service.active, service.sub, service.enabled));
+                drop(writeln!(
+                    text,
+                    "  service  {name}: {} ({}), {}",
+                    service.active, service.sub, service.enabled
+                ));
             }
         }
         context.ui.out(&text);

@@ -3,7 +3,10 @@
 use clap::Args;
 
 use super::Context;
-use super::lane::{ExecuteArgs, PlanOptions, execute, find_host, is_path, judge, load_spec, make_plan, recorded_spec, spec_path};
+use super::lane::{
+    ExecuteArgs, PlanOptions, execute, find_host, is_path, judge, load_spec, make_plan, recorded_spec,
+    spec_path,
+};
 use crate::error::{Failure, Kind};
 use crate::plan::{Action, Verb, Work};
 use crate::spec::Spec;
@@ -25,8 +28,11 @@ pub(super) async fn run(context: &Context, args: &TestArgs) -> Result<u8, Failur
         target => {
             let (_, record) = find_host(context, target.as_deref())?;
             recorded_spec(context, &record).ok_or_else(|| {
-                Failure::new(Kind::Spec, format!("the spec of lane `{}` cannot be read any more", record.lane))
-                    .hint("name the spec's file: `lane test SPEC`")
+                Failure::new(
+                    Kind::Spec,
+                    format!("the spec of lane `{}` cannot be read any more", record.lane),
+                )
+                .hint("name the spec's file: `lane test SPEC`")
             })?
         }
     };

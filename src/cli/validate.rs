@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Context, Format};
 use super::lane::{load_spec, spec_failure};
+use super::{Context, Format};
 use crate::error::Failure;
 
 /// Check specs and show every complaint at once; touches nothing and opens no socket.
@@ -53,4 +53,3 @@ pub(super) fn run(context: &Context, args: &ValidateArgs) -> Result<u8, Failure>
     }
     if bad > 0 { Err(spec_failure(String::new(), bad)) } else { Ok(0) }
 }
-

@@ -317,6 +317,9 @@ pub enum KvmSupport {
     Unknown,
 }
 
+/// Makes a provider out of its own keys.
+pub type Connect = fn(&World, &serde_json::Value) -> Result<Box<dyn Provider>, ProviderError>;
+
 /// What makes an adapter: each file in `adapters/` exports one as `ENTRY`.
 #[derive(Debug)]
 pub struct Entry {
@@ -351,7 +354,7 @@ pub struct Entry {
     /// Price per hour, by a dated table.
     pub price: fn(&Sku, &Region) -> Option<Price>,
     /// Makes the provider out of its own keys; reads no file and opens no socket.
-    pub connect: fn(&World, &serde_json::Value) -> Result<Box<dyn Provider>, ProviderError>,
+    pub connect: Connect,
 }
 
 #[cfg(test)]
@@ -372,7 +375,7 @@ mod tests {
         let hour = Money { micros: 1, currency: "USD".to_owned() };
         assert_eq!(hour.for_duration(Duration::from_secs(1)).micros, 1);
         let metal = Money { micros: 4_080_000, currency: "USD".to_owned() };
-        assert_eq!(metal.for_duration(Duration::from_secs(5400)).micros, 6_120_000);
+        assert_eq!(metal.for_duration(Duration::from_mins(90)).micros, 6_120_000);
     }
 
     #[test]
@@ -381,7 +384,11 @@ mod tests {
             assert_eq!(by_name(entry.name).map(|found| found.name), Some(entry.name));
             assert!(!entry.about.is_empty() && entry.user_data_limit >= 16_384, "{}", entry.name);
             let keys = entry.init_keys;
-            assert!(keys().is_empty() || keys().ends_with('\n'), "{}: init keys end with a line end", entry.name);
+            assert!(
+                keys().is_empty() || keys().ends_with('\n'),
+                "{}: init keys end with a line end",
+                entry.name
+            );
         }
     }
 }

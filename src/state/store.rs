@@ -350,7 +350,8 @@ impl LaneDir {
     /// Names every lane that has a folder of state, sorted.
     pub fn all(state_root: &Path) -> Result<Vec<Self>, StateError> {
         let names = fs::list(state_root).map_err(|error| StateError::io("list", state_root, error))?;
-        let lanes = names.iter().filter(|name| Name::new(name).is_ok()).map(|name| Self::new(state_root, name));
+        let lanes =
+            names.iter().filter(|name| Name::new(name).is_ok()).map(|name| Self::new(state_root, name));
         Ok(lanes.filter(|dir| fs::exists(&dir.record_path()) || fs::exists(&dir.journal_path())).collect())
     }
 

@@ -100,7 +100,11 @@ impl Output {
 
     /// Turns a code other than 0 into an error.
     pub fn success(self, script: &'static str) -> Result<Self, TransportError> {
-        if self.code == 0 { Ok(self) } else { Err(TransportError::Script { script, code: self.code, tail: self.tail() }) }
+        if self.code == 0 {
+            Ok(self)
+        } else {
+            Err(TransportError::Script { script, code: self.code, tail: self.tail() })
+        }
     }
 }
 

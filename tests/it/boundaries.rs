@@ -17,7 +17,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("user_data", &["plan", "provider"]),
     ("apply", &["plan", "state", "provider", "transport", "spec", "inputs", "user_data", "world"]),
     ("report", &["plan", "apply", "world"]),
-    ("cli", &["apply", "error", "inputs", "plan", "provider", "report", "spec", "state", "transport", "world"]),
+    (
+        "cli",
+        &["apply", "error", "inputs", "plan", "provider", "report", "spec", "state", "transport", "world"],
+    ),
 ];
 
 fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
@@ -79,8 +82,23 @@ fn the_planner_is_pure() {
     sources(&root().join("src/plan"), &mut files);
     for file in files {
         let text = code(&file);
-        for word in ["async fn", ".await", "tokio::", "world::", "std::fs", "std::env", "SystemTime", "Instant", "HashMap", "Timestamp::now"] {
-            assert!(!text.contains(word), "{} holds `{word}`: the planner has no effects and no random order", file.display());
+        for word in [
+            "async fn",
+            ".await",
+            "tokio::",
+            "world::",
+            "std::fs",
+            "std::env",
+            "SystemTime",
+            "Instant",
+            "HashMap",
+            "Timestamp::now",
+        ] {
+            assert!(
+                !text.contains(word),
+                "{} holds `{word}`: the planner has no effects and no random order",
+                file.display()
+            );
         }
     }
 }
@@ -89,7 +107,8 @@ fn the_planner_is_pure() {
 fn adapters_do_not_know_each_other() {
     let mut files = Vec::new();
     sources(&root().join("src/provider/adapters"), &mut files);
-    let names: Vec<String> = files.iter().map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    let names: Vec<String> =
+        files.iter().map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
     for file in &files {
         let text = code(file);
         for name in names.iter().filter(|name| file.file_stem().unwrap().to_str().unwrap() != *name) {

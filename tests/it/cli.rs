@@ -6,13 +6,15 @@ use crate::support::{Lab, SMALL, root, small};
 fn every_example_spec_is_valid_and_passes_the_published_schema() {
     let lab = Lab::new("unused", SMALL);
     let schema: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(root().join("schemas/lane.schema.json")).unwrap()).unwrap();
+        serde_json::from_str(&std::fs::read_to_string(root().join("schemas/lane.schema.json")).unwrap())
+            .unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let mut count = 0;
     for entry in std::fs::read_dir(root().join("specs")).unwrap() {
         let path = entry.unwrap().path();
         lab.run(&["validate", path.to_str().unwrap()]).exits(0);
-        let value: serde_json::Value = serde_yaml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let value: serde_json::Value =
+            serde_yaml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         let errors: Vec<String> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{}: {errors:?}", path.display());
         count += 1;
@@ -56,7 +58,10 @@ fn an_offline_plan_runs_no_command_and_opens_no_socket() {
     };
     assert!(output.status.success(), "{output:?}");
     let trace = std::fs::read_to_string(&trace).unwrap();
-    let calls: Vec<&str> = trace.lines().filter(|line| line.contains("execve(") || line.contains("socket(") || line.contains("connect(")).collect();
+    let calls: Vec<&str> = trace
+        .lines()
+        .filter(|line| line.contains("execve(") || line.contains("socket(") || line.contains("connect("))
+        .collect();
     assert_eq!(calls.len(), 1, "only the program itself is executed: {calls:#?}");
 }
 
@@ -71,7 +76,8 @@ fn a_missing_file_is_an_error_for_plan_with_its_place_in_the_spec() {
 
 #[test]
 fn complaints_come_all_at_once_with_place_and_guess() {
-    let text = SMALL.replace("name: nspawn", "name: nspwan").replace("lease:", "leese:").replace("after", "aftr");
+    let text =
+        SMALL.replace("name: nspawn", "name: nspwan").replace("lease:", "leese:").replace("after", "aftr");
     let lab = Lab::new("typos", &text);
     let ran = lab.run(&["validate", lab.spec_arg()]).exits(3);
     assert!(ran.stderr.contains("nspawn"), "{}", ran.stderr);
@@ -138,7 +144,9 @@ fn graph_draws_every_step() {
     let lab = small("drawn", 1);
     for format in ["text", "dot", "mermaid"] {
         let drawn = lab.run(&["graph", lab.spec_arg(), "--format", format]).exits(0).stdout;
-        for step in ["provision/host", "await/cloud-init", "sync/web", "build/web", "service/web", "smoke", "tests"] {
+        for step in
+            ["provision/host", "await/cloud-init", "sync/web", "build/web", "service/web", "smoke", "tests"]
+        {
             assert!(drawn.contains(step), "{format} lacks {step}:\n{drawn}");
         }
     }

@@ -1,5 +1,11 @@
 //! Tests of the program as a user runs it; those named `real_host_*` boot hosts on this machine and need root.
-#![expect(clippy::disallowed_methods, reason = "tests make and read their own files")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests make their own files and fail loudly"
+)]
 
 mod boundaries;
 mod cli;

@@ -25,7 +25,10 @@ fn real_host_full_lane_goes_through_its_whole_life() {
     let again = lab.apply().exits(0);
     assert!(again.stdout.contains("No changes"), "{}", again.stdout);
     for unit in MVMD {
-        assert_eq!(lab.on_host(&format!("systemctl is-active {unit}; systemctl is-enabled {unit}")), "active\nenabled");
+        assert_eq!(
+            lab.on_host(&format!("systemctl is-active {unit}; systemctl is-enabled {unit}")),
+            "active\nenabled"
+        );
     }
 
     // Editing one source file of one binary: the plan names what follows, and only its services restart.
@@ -44,7 +47,9 @@ fn real_host_full_lane_goes_through_its_whole_life() {
     for step in ["sync/mvmd", "build/mvm-hostd", "build/mvmd", "smoke", "service/mvm-hostd"] {
         assert!(changed.contains(&step.to_owned()), "{step} is not planned: {changed:?}");
     }
-    for step in ["sync/mvm", "probe/kvm", "probe/seccomp", "await/cloud-init", "provision/host", "secret/hmac"] {
+    for step in
+        ["sync/mvm", "probe/kvm", "probe/seccomp", "await/cloud-init", "provision/host", "secret/hmac"]
+    {
         assert!(!changed.contains(&step.to_owned()), "{step} is planned without need: {changed:?}");
     }
     let text = lab.run(&["plan", lab.spec_arg()]).exits(0).stdout;
@@ -62,7 +67,10 @@ fn real_host_full_lane_goes_through_its_whole_life() {
     let plan = lab.run(&["plan", lab.spec_arg()]).exits(0).stdout;
     assert!(plan.contains("inactive") && plan.contains("/usr/local/bin/mvmd"), "{plan}");
     lab.apply().exits(0);
-    assert_eq!(lab.on_host("systemctl is-active mvmd-gateway; test -x /usr/local/bin/mvmd && echo there"), "active\nthere");
+    assert_eq!(
+        lab.on_host("systemctl is-active mvmd-gateway; test -x /usr/local/bin/mvmd && echo there"),
+        "active\nthere"
+    );
 
     // One unit file: that service and what checks it, nothing else; the diff shows it.
     lab.edit("tests/fixtures/mvmd/deploy/mvmd-gateway.service", "[Service]\n", "[Service]\nNice=1\n");
@@ -84,7 +92,8 @@ fn real_host_full_lane_goes_through_its_whole_life() {
 
     // The test suite, with its results brought back.
     lab.run(&["test", "full"]).exits(0);
-    let junit = std::fs::read_dir(lab.state()).unwrap().any(|entry| entry.unwrap().file_name() == "junit.xml");
+    let junit =
+        std::fs::read_dir(lab.state()).unwrap().any(|entry| entry.unwrap().file_name() == "junit.xml");
     assert!(junit, "no junit.xml in {}", lab.state().display());
 
     lab.destroy();
@@ -99,7 +108,11 @@ fn real_host_kill9_at_every_stage_still_ends_with_one_host_and_one_build() {
     }
     let lab = small("killed", 3);
     let started = |step: &'static str| {
-        move |lab: &Lab| lab.journal().lines().any(|line| line.contains("\"started\"") && line.contains(&format!("\"{step}\"")))
+        move |lab: &Lab| {
+            lab.journal()
+                .lines()
+                .any(|line| line.contains("\"started\"") && line.contains(&format!("\"{step}\"")))
+        }
     };
     // During create: the intent is on the disk, the answer may not be.
     assert!(lab.kill_apply_when(|lab| lab.journal().contains("create_intended")));
@@ -183,7 +196,11 @@ fn real_host_failing_service_is_shown_with_its_journal_and_mended() {
         return;
     }
     let lab = small("dying", 1);
-    lab.edit("web/web.py", "#!/usr/bin/python3\n", "#!/usr/bin/python3\nimport sys\nsys.exit('port must be a number, not banana')\n");
+    lab.edit(
+        "web/web.py",
+        "#!/usr/bin/python3\n",
+        "#!/usr/bin/python3\nimport sys\nsys.exit('port must be a number, not banana')\n",
+    );
     let ran = lab.apply().exits(5);
     assert!(ran.stderr.contains("port must be a number, not banana"), "{}", ran.stderr);
     assert!(ran.stderr.contains("lane ssh dying"), "the way to the host is not named: {}", ran.stderr);
@@ -191,7 +208,9 @@ fn real_host_failing_service_is_shown_with_its_journal_and_mended() {
     lab.edit("web/web.py", "import sys\nsys.exit('port must be a number, not banana')\n", "");
     lab.apply().exits(0);
     // Environment values arrive whole, whatever they hold.
-    let environ = lab.on_host("sudo cat /proc/$(systemctl show --value -p MainPID web)/environ | tr '\\0' '\\n' | grep ^GREETING");
+    let environ = lab.on_host(
+        "sudo cat /proc/$(systemctl show --value -p MainPID web)/environ | tr '\\0' '\\n' | grep ^GREETING",
+    );
     assert_eq!(environ, "GREETING=it's $HOME \"quoted\" %n");
     // Dropped from the spec: stopped and removed.
     let spec = std::fs::read_to_string(&lab.spec).unwrap();
@@ -201,7 +220,10 @@ fn real_host_failing_service_is_shown_with_its_journal_and_mended() {
     let without = without.lines().filter(|line| !line.contains("kind: http")).collect::<Vec<_>>().join("\n");
     std::fs::write(&lab.spec, without).unwrap();
     lab.apply().exits(0);
-    assert_eq!(lab.on_host("systemctl is-active web; test -e /etc/systemd/system/web.service || echo removed"), "inactive\nremoved");
+    assert_eq!(
+        lab.on_host("systemctl is-active web; test -e /etc/systemd/system/web.service || echo removed"),
+        "inactive\nremoved"
+    );
     assert_eq!(lab.changed_ids(), Vec::<String>::new());
     lab.destroy();
 }
@@ -213,7 +235,7 @@ fn real_host_ctrl_c_leaves_a_build_to_the_host_and_the_next_apply_takes_it_up() 
     }
     let lab = small("stopped", 6);
     let child = lab.spawn_apply();
-    let deadline = std::time::Instant::now() + Duration::from_secs(120);
+    let deadline = std::time::Instant::now() + Duration::from_mins(2);
     while !lab.journal().lines().any(|line| line.contains("\"started\"") && line.contains("build/web")) {
         assert!(std::time::Instant::now() < deadline, "{}", lab.journal());
         std::thread::sleep(Duration::from_millis(10));
@@ -266,11 +288,13 @@ fn real_host_saved_plan_is_applied_once_and_refused_when_anything_moved() {
     // A changed cloud-init replaces the host and says what is lost.
     lab.write("extra.yaml", "#cloud-config\nruncmd:\n  - [touch, /var/tmp/extra]\n");
     lab.edit("planned.yaml", "access: {user: mvm}", "access: {user: mvm}\ncloud_init: extra.yaml");
-    let before = lab.on_host("cat /proc/sys/kernel/random/boot_id; stat -c %i /etc/hostname; cat /etc/machine-id");
+    let before =
+        lab.on_host("cat /proc/sys/kernel/random/boot_id; stat -c %i /etc/hostname; cat /etc/machine-id");
     let plan = lab.run(&["plan", lab.spec_arg()]).exits(0).stdout;
     assert!(plan.to_lowercase().contains("replace") && plan.contains("lost"), "{plan}");
     lab.run(&["apply"]).exits(0);
-    let after = lab.on_host("cat /proc/sys/kernel/random/boot_id; stat -c %i /etc/hostname; cat /etc/machine-id");
+    let after =
+        lab.on_host("cat /proc/sys/kernel/random/boot_id; stat -c %i /etc/hostname; cat /etc/machine-id");
     assert_ne!(before, after, "the host was not replaced");
     assert_eq!(lab.on_host("test -e /var/tmp/extra && echo ran"), "ran");
     assert_eq!(Lab::containers(&lab.lineage8()), 1);
@@ -297,7 +321,10 @@ fn real_host_failed_cloud_init_names_the_module_and_does_not_hang() {
         return;
     }
     let lab = small("broken", 1);
-    lab.write("broken-init.yaml", "#cloud-config\nruncmd:\n  - [sh, -c, 'echo no such mirror >&2; exit 7']\n");
+    lab.write(
+        "broken-init.yaml",
+        "#cloud-config\nruncmd:\n  - [sh, -c, 'echo no such mirror >&2; exit 7']\n",
+    );
     lab.edit("broken.yaml", "access: {user: mvm}", "access: {user: mvm}\ncloud_init: broken-init.yaml");
     let ran = lab.apply().exits(5);
     assert!(ran.stderr.contains("scripts"), "the failed module is not named: {}", ran.stderr);
@@ -313,9 +340,11 @@ fn real_host_with_a_lapsed_lease_powers_itself_off() {
     let lab = small("leased", 1);
     lab.edit("leased.yaml", "lease: {ttl: 1h}", "lease: {ttl: 45s}");
     // Too short for the whole lane, long enough for the host: it must stop by itself, with nobody there.
-    assert!(lab.kill_apply_when(|lab| lab.journal().lines().any(|line| line.contains("\"started\"") && line.contains("await/cloud-init"))));
+    assert!(lab.kill_apply_when(|lab| {
+        lab.journal().lines().any(|line| line.contains("\"started\"") && line.contains("await/cloud-init"))
+    }));
     let lineage8 = lab.lineage8();
-    let deadline = std::time::Instant::now() + Duration::from_secs(120);
+    let deadline = std::time::Instant::now() + Duration::from_mins(2);
     while Lab::containers(&lineage8) > 0 {
         assert!(std::time::Instant::now() < deadline, "the host outlived its lease");
         std::thread::sleep(Duration::from_secs(1));
@@ -337,7 +366,12 @@ fn real_host_lookalike_is_refused_by_its_host_key() {
     // The shared connection was made before; end it, as a reboot or another day would.
     let config = lab.state().join("ssh/ssh_config");
     let alias = format!("lane-pinned-{}", lab.lineage8());
-    let ended = std::process::Command::new("ssh").arg("-F").arg(&config).args(["-O", "exit", &alias]).status().unwrap();
+    let ended = std::process::Command::new("ssh")
+        .arg("-F")
+        .arg(&config)
+        .args(["-O", "exit", &alias])
+        .status()
+        .unwrap();
     assert!(ended.success(), "there was no shared connection to end");
     let plan = lab.run(&["plan", lab.spec_arg()]);
     assert!(format!("{}{}", plan.stdout, plan.stderr).contains("host key"), "{plan:?}");

@@ -15,12 +15,20 @@ pub(crate) fn can_boot_hosts() -> bool {
     let tools = ["systemd-nspawn", "mmdebstrap", "rsync", "nft", "ip", "ssh"];
     let missing: Vec<&str> = tools
         .into_iter()
-        .filter(|tool| !Command::new("sh").args(["-c", &format!("command -v {tool}")]).output().is_ok_and(|o| o.status.success()))
+        .filter(|tool| {
+            !Command::new("sh")
+                .args(["-c", &format!("command -v {tool}")])
+                .output()
+                .is_ok_and(|o| o.status.success())
+        })
         .collect();
     if root && missing.is_empty() {
         return true;
     }
-    assert!(std::env::var_os("CI").is_none(), "CI has to run the real-host tests: root {root}, missing {missing:?}");
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "CI has to run the real-host tests: root {root}, missing {missing:?}"
+    );
     println!("left out: real hosts need root (have it: {root}) and {missing:?}");
     false
 }
@@ -34,7 +42,7 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    fn from(output: Output) -> Self {
+    fn of(output: &Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -62,7 +70,6 @@ pub(crate) struct Lab {
     folder: tempfile::TempDir,
     pub(crate) lane: String,
     pub(crate) spec: PathBuf,
-    env: Vec<(String, String)>,
 }
 
 impl Lab {
@@ -71,7 +78,7 @@ impl Lab {
         let folder = tempfile::Builder::new().prefix("lane-test-").tempdir().unwrap();
         let spec = folder.path().join(format!("{lane}.yaml"));
         std::fs::write(&spec, spec_text.replace("NAME", lane)).unwrap();
-        Self { folder, lane: lane.to_owned(), spec, env: vec![] }
+        Self { folder, lane: lane.to_owned(), spec }
     }
 
     /// Copies `specs/local.yaml` and all that it names, under another lane name.
@@ -91,11 +98,6 @@ impl Lab {
 
     pub(crate) fn state(&self) -> PathBuf {
         self.path().join("state").join(&self.lane)
-    }
-
-    pub(crate) fn set_env(&mut self, name: &str, value: &str) {
-        self.env.retain(|(known, _)| known != name);
-        self.env.push((name.to_owned(), value.to_owned()));
     }
 
     pub(crate) fn write(&self, file: &str, text: &str) {
@@ -118,16 +120,17 @@ impl Lab {
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lane"));
-        command.args(args).current_dir(self.path()).env("LANE_STATE_DIR", self.path().join("state")).stdin(Stdio::null());
+        command
+            .args(args)
+            .current_dir(self.path())
+            .env("LANE_STATE_DIR", self.path().join("state"))
+            .stdin(Stdio::null());
         command.env_remove("LANE_LOG").env("NO_COLOR", "1");
-        for (name, value) in &self.env {
-            command.env(name, value);
-        }
         command
     }
 
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
-        Ran::from(self.command(args).output().unwrap())
+        Ran::of(&self.command(args).output().unwrap())
     }
 
     pub(crate) fn spec_arg(&self) -> &str {
@@ -147,7 +150,9 @@ impl Lab {
             .unwrap()
             .iter()
             .filter(|step| step["action"] != "no_op")
-            .map(|step| (step["id"].as_str().unwrap().to_owned(), step["action"].as_str().unwrap().to_owned()))
+            .map(|step| {
+                (step["id"].as_str().unwrap().to_owned(), step["action"].as_str().unwrap().to_owned())
+            })
             .collect()
     }
 
@@ -171,7 +176,7 @@ impl Lab {
     /// Starts an apply and kills it with signal 9 as soon as `reached` says so; `false` if it ended before.
     pub(crate) fn kill_apply_when(&self, reached: impl Fn(&Self) -> bool) -> bool {
         let mut child = self.spawn_apply();
-        let deadline = Instant::now() + Duration::from_secs(240);
+        let deadline = Instant::now() + Duration::from_mins(4);
         loop {
             if reached(self) {
                 child.kill().unwrap();
@@ -188,7 +193,8 @@ impl Lab {
     }
 
     pub(crate) fn spawn_apply(&self) -> Child {
-        let log = std::fs::File::options().create(true).append(true).open(self.path().join("apply.log")).unwrap();
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.path().join("apply.log")).unwrap();
         self.command(&["apply", self.spec_arg(), "-y"])
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -245,17 +251,26 @@ impl Drop for Lab {
                 println!("cleaning up lane {} failed: {}{}", self.lane, ran.stdout, ran.stderr);
             }
             if std::thread::panicking() {
-                println!("apply.log:\n{}", std::fs::read_to_string(self.path().join("apply.log")).unwrap_or_default());
+                println!(
+                    "apply.log:\n{}",
+                    std::fs::read_to_string(self.path().join("apply.log")).unwrap_or_default()
+                );
             }
         }
     }
 }
 
 fn copy_tree(from: &Path, to: &Path) {
-    let status = Command::new("cp").arg("-a").arg("--").arg(from).arg(to.parent().map_or(to, |parent| {
-        std::fs::create_dir_all(parent).unwrap();
-        parent
-    })).status().unwrap();
+    let status = Command::new("cp")
+        .arg("-a")
+        .arg("--")
+        .arg(from)
+        .arg(to.parent().map_or(to, |parent| {
+            std::fs::create_dir_all(parent).unwrap();
+            parent
+        }))
+        .status()
+        .unwrap();
     assert!(status.success(), "copying {} failed", from.display());
 }
 

@@ -27,7 +27,7 @@ pub(crate) static ENTRY: Entry = Entry {
     default_region: Region::fixed("ash"),
     default_image: "ubuntu-24.04",
     listing_lag: Duration::from_secs(10),
-    provision_timeout: Duration::from_secs(600),
+    provision_timeout: Duration::from_mins(10),
     user_data_limit: 32768,
     timer_stops_bill: false,
     region_key: "location",

@@ -42,7 +42,7 @@ pub(crate) static ENTRY: Entry = Entry {
     default_region: Region::fixed("local"),
     default_image: "debian-13",
     listing_lag: Duration::ZERO,
-    provision_timeout: Duration::from_secs(900),
+    provision_timeout: Duration::from_mins(15),
     user_data_limit: 1 << 20,
     timer_stops_bill: true,
     region_key: "region",
@@ -143,12 +143,12 @@ fn table(lineage8: &str) -> String {
     format!("lane_{lineage8}")
 }
 
-fn rejected(operation: &'static str, message: impl ToString) -> ProviderError {
-    ProviderError::Rejected { provider: "nspawn", operation, message: message.to_string() }
+fn rejected(operation: &'static str, message: impl std::fmt::Display) -> ProviderError {
+    ProviderError::Rejected { provider: "nspawn", operation, message: format!("{message}") }
 }
 
-fn transient(operation: &'static str, message: impl ToString) -> ProviderError {
-    ProviderError::Transient { provider: "nspawn", operation, message: message.to_string() }
+fn transient(operation: &'static str, message: impl std::fmt::Display) -> ProviderError {
+    ProviderError::Transient { provider: "nspawn", operation, message: format!("{message}") }
 }
 
 /// Returns the last 8 characters of `lane-<name>-<lineage8>`, if this is a name of ours.
@@ -462,7 +462,7 @@ fn links() -> BTreeSet<String> {
     fs::list(Path::new("/sys/class/net")).unwrap_or_default().into_iter().collect()
 }
 
-/// Mount points, as proc_pid_mounts(5) shows them.
+/// Mount points, as `proc_pid_mounts(5)` shows them.
 fn mounts() -> BTreeSet<String> {
     let text = fs::read(Path::new("/proc/self/mounts")).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();

@@ -31,7 +31,7 @@ pub(crate) static ENTRY: Entry = Entry {
     default_region: Region::fixed("GRA11"),
     default_image: "ubuntu-24.04",
     listing_lag: Duration::from_secs(30),
-    provision_timeout: Duration::from_secs(2400),
+    provision_timeout: Duration::from_mins(40),
     user_data_limit: 49152,
     timer_stops_bill: false,
     region_key: "region",

@@ -27,7 +27,7 @@ pub(crate) static ENTRY: Entry = Entry {
     default_region: Region::fixed("ewr"),
     default_image: "ubuntu-24.04",
     listing_lag: Duration::from_secs(30),
-    provision_timeout: Duration::from_secs(2400),
+    provision_timeout: Duration::from_mins(40),
     user_data_limit: 16384,
     timer_stops_bill: false,
     region_key: "region",
