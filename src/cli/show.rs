@@ -46,7 +46,7 @@ pub(super) fn run(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
     let mut text =
         format!("lane      {}\nlineage   {}\nserial    {}\n", record.lane, record.lineage, record.serial);
     if let Some(path) = &record.spec_path {
-        drop(writeln!(text, "spec      {path}"));
+        text.extend([format!("spec      {path}\n")]);
     }
     match &record.host {
         None => text.push_str("host      none\n"),
@@ -63,7 +63,7 @@ pub(super) fn run(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
                 host.created_at,
                 host.expires_at)]);
             if let Some(why) = &host.tainted {
-                drop(writeln!(text, "tainted   {why}"));
+                text.extend([format!("tainted   {why}\n")]);
             }
         }
     }

@@ -66,21 +66,20 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<u8, Fail
         } else {
             format!("ends in {} min", left.as_secs() / 60)
         };
-        drop(writeln!(text, "  lease    {lease} ({})", host.expires_at));
+        text.extend([format!("  lease    {lease} ({})\n", host.expires_at)]);
         if let Some(price) = (entry.price)(&host.sku, &host.region) {
-            drop(writeln!(text, "  price    {} per hour ({})", price.per_hour, price.source));
+            text.extend([format!("  price    {} per hour ({})\n", price.per_hour, price.source)]);
         }
-        drop(writeln!(text, "  steps    {}", super::list::steps_in_words(&record)));
+        text.extend([format!("  steps    {}\n", super::list::steps_in_words(&record))]);
         if let Some(why) = &observed.unreachable {
-            drop(writeln!(text, "  host does not answer: {why}"));
+            text.extend([format!("  host does not answer: {why}\n")]);
         }
         if let Some(view) = &observed.view {
             for (name, service) in &view.services {
-                drop(writeln!(
-                    text,
-                    "  service  {name}: {} ({}), {}",
+                text.extend([format!(
+                    "  service  {name}: {} ({}), {}\n",
                     service.active, service.sub, service.enabled
-                ));
+                )]);
             }
         }
         context.ui.out(&text);
