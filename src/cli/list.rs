@@ -40,7 +40,7 @@ pub(super) fn run(context: &Context, args: &ListArgs) -> Result<u8, Failure> {
             context.ui.line(&serde_json::to_string_pretty(&json).unwrap_or_default());
         }
         Format::Text if rows.is_empty() => {
-            context.ui.line(&format!("No lanes in {}.", context.state_root.display()))
+            context.ui.line(&format!("No lanes in {}.", context.state_root.display()));
         }
         Format::Text => {
             let mut table =

@@ -30,7 +30,7 @@ pub(super) fn run(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
         let plan = dir.load_plan()?.ok_or_else(|| none("saved plan").hint("`lane plan SPEC` saves one"))?;
         match args.format {
             Format::Text => {
-                context.ui.out(&report::plan_text::render(&plan, context.ui.colour, context.ui.verbose))
+                context.ui.out(&report::plan_text::render(&plan, context.ui.colour, context.ui.verbose));
             }
             Format::Json => context
                 .ui
