@@ -20,7 +20,10 @@ pub(super) fn cross(map: &SourceMap, tree: &Node) -> Vec<Complaint> {
     cross.host_paths();
     cross.source_targets();
     cross.regions();
-    cross.variables(tree, false);
+    for section in tree.entries() {
+        let named = !matches!(section.key.as_str(), "smoke" | "tests");
+        cross.variables(&section.node, section.key == "provider", usize::from(named));
+    }
     cross.complaints
 }
 
@@ -238,30 +241,25 @@ impl<'a> Cross<'a> {
     }
 
     /// `${env:…}` is resolved in the provider's keys and in `env`; anywhere else it would stay as it is, unseen.
-    fn variables(&mut self, node: &Node, allowed: bool) {
+    /// `names` counts the levels above a section's own keys: below `build` there is a name first.
+    fn variables(&mut self, node: &Node, allowed: bool, names: usize) {
         match &node.value {
             Value::Text(text) => {
                 let (message, help) = match check_env(text) {
                     Ok(true) if !allowed => (
                         "`${env:…}` is only known in `env` and in the provider's keys".to_owned(),
-                        "give the variable by `env:` and write `$NAME`; `$${env:` stands for the text itself"
-                            .to_owned(),
+                        "give the variable by `env:` and write `$NAME`; `$${env:` stands for the text itself",
                     ),
-                    Err(message) => {
-                        (message, "write `${env:NAME}`, or `$${env:` for the text itself".to_owned())
-                    }
+                    Err(message) => (message, "write `${env:NAME}`, or `$${env:` for the text itself"),
                     Ok(_) => return,
                 };
-                self.complain(&node.span, message, Some(help));
+                self.complain(&node.span, message, Some(help.to_owned()));
             }
-            Value::List(items) => items.iter().for_each(|item| self.variables(item, allowed)),
+            Value::List(items) => items.iter().for_each(|item| self.variables(item, allowed, names)),
             Value::Map(entries) => {
-                let at_root = std::ptr::eq(node, self.tree);
-                for entry in entries {
-                    // The walk checks the form inside `env`.
-                    if entry.key != "env" || at_root {
-                        self.variables(&entry.node, allowed || (at_root && entry.key == "provider"));
-                    }
+                // The walk checks the form inside `env`.
+                for entry in entries.iter().filter(|entry| entry.key != "env" || names > 0) {
+                    self.variables(&entry.node, allowed, names.saturating_sub(1));
                 }
             }
             Value::Null | Value::Bool(_) | Value::Number(_) => {}

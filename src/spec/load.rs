@@ -166,8 +166,9 @@ mod tests {
         }
     }
 
-    fn fixtures(folder: &str) -> Vec<(String, String)> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/specs").join(folder);
+    /// The files of a folder of the repository, by name.
+    fn files(folder: &str) -> Vec<(String, String)> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         let mut all: Vec<_> = std::fs::read_dir(folder)
             .unwrap()
             .map(|file| file.unwrap())
@@ -178,6 +179,10 @@ mod tests {
         all.sort();
         assert!(all.len() > 3);
         all
+    }
+
+    fn fixtures(folder: &str) -> Vec<(String, String)> {
+        files(&format!("tests/fixtures/specs/{folder}"))
     }
 
     #[test]
@@ -375,6 +380,22 @@ mod tests {
             assert_eq!(walked, valid, "{name}");
             // Unlike the walk, serde leaves the provider's keys to the adapter.
             assert!(typed || !walked, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_repositorys_own_specs_load_and_pass_the_published_schema() {
+        let validator = jsonschema::validator_for(&json_schema()).unwrap();
+        let is_spec = |name: &str| Path::new(name).extension().is_some_and(|kind| kind == "yaml");
+        for (name, text) in files("specs").iter().filter(|(name, _)| is_spec(name)) {
+            if let Err(error) = from_text(text) {
+                panic!("{name}\n{}", error.render(false));
+            }
+            assert_eq!(
+                verdicts(&tree::parse(text).unwrap().to_json(), &validator),
+                (true, true, true),
+                "{name}"
+            );
         }
     }
 
