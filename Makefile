@@ -2,7 +2,7 @@
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CARGO ?= cargo
 HOST_PACKAGES := systemd-container mmdebstrap debian-archive-keyring rsync openssh-client iproute2 nftables gcc libc6-dev python3 procps
-TEST_PACKAGES := $(HOST_PACKAGES) openssh-server procps
+TEST_PACKAGES := $(HOST_PACKAGES) openssh-server strace
 
 .PHONY: help demo test bench lint fmt schema deps test-deps
 

@@ -320,6 +320,25 @@ pub enum KvmSupport {
 /// Makes a provider out of its own keys.
 pub type Connect = fn(&World, &serde_json::Value) -> Result<Box<dyn Provider>, ProviderError>;
 
+/// The `connect` of an adapter whose API calls are not part of this build: its keys are checked, then it says so.
+pub(crate) fn without_api<Config: serde::de::DeserializeOwned>(
+    provider: &'static str,
+    config: &serde_json::Value,
+) -> Result<Box<dyn Provider>, ProviderError> {
+    let read: Result<Config, _> = serde_json::from_value(config.clone());
+    Err(match read {
+        Ok(_) => ProviderError::Unavailable {
+            provider,
+            message: "this build of lane cannot make hosts there yet".to_owned(),
+            remedy: "`lane validate` and `lane plan --offline` work; provider `nspawn` makes hosts on this machine"
+                .to_owned(),
+        },
+        Err(error) => {
+            ProviderError::Rejected { provider, operation: "reading its keys", message: error.to_string() }
+        }
+    })
+}
+
 /// What makes an adapter: each file in `adapters/` exports one as `ENTRY`.
 #[derive(Debug)]
 pub struct Entry {

@@ -5,8 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::provider::{Entry, KvmSupport, Money, Price, Provider, ProviderError, Region, Sku};
-use crate::world::World;
+use crate::provider::{Entry, KvmSupport, Money, Price, Region, Sku, without_api};
 
 /// Keys of provider `gcp`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -37,7 +36,7 @@ pub(crate) static ENTRY: Entry = Entry {
     schema: |generator| generator.subschema_for::<Config>(),
     kvm,
     price,
-    connect,
+    connect: |_, config| without_api::<Config>("gcp", config),
 };
 
 fn kvm(sku: &Sku) -> KvmSupport {
@@ -60,19 +59,5 @@ fn price(sku: &Sku, region: &Region) -> Option<Price> {
     Some(Price {
         per_hour: Money { micros, currency: "USD".to_owned() },
         source: "list price, 2026-09".to_owned(),
-    })
-}
-
-fn connect(_world: &World, config: &serde_json::Value) -> Result<Box<dyn Provider>, ProviderError> {
-    let read: Result<Config, _> = serde_json::from_value(config.clone());
-    Err(match read {
-        Ok(_) => ProviderError::Unavailable {
-            provider: "gcp",
-            message: "this build of lane cannot make hosts there yet".to_owned(),
-            remedy: "`lane validate` and `lane plan --offline` work; provider `nspawn` makes hosts on this machine".to_owned(),
-        },
-        Err(error) => {
-            ProviderError::Rejected { provider: "gcp", operation: "reading its keys", message: error.to_string() }
-        }
     })
 }
