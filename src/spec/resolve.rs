@@ -101,7 +101,10 @@ pub(super) fn resolve(world: &World, source_map: SourceMap, raw: RawSpec, entry:
                 stable_for: service.stable_for.map_or(STABLE_FOR, |period| period.0),
             },
         ),
-        probes: table(raw.probes, |name: &NameText| name.0.clone(), |_, raw| probe(raw)),
+        probes: gated(
+            table(raw.probes, |name: &NameText| name.0.clone(), |_, raw| probe(raw)),
+            raw.kvm.unwrap_or(KvmNeed::Required),
+        ),
         smoke: raw.smoke.map(|smoke| run(smoke.in_source, smoke.run.0, smoke.env, smoke.timeout)),
         tests: raw.tests.map(|tests| Run {
             junit: tests.junit.map(|path| path.0),
@@ -159,6 +162,19 @@ fn probe(raw: RawProbe) -> Probe {
         RawProbe::Systemd { unit, needs, timeout } => (ProbeKind::Systemd { unit: unit.0 }, needs, timeout),
     };
     Probe { kind, needs: names(needs), timeout: timeout.map(|limit| limit.0) }
+}
+
+/// `kvm: required` is a promise, so it is probed even where the spec asks for no probe.
+fn gated(mut probes: BTreeMap<Name, Probe>, need: KvmNeed) -> BTreeMap<Name, Probe> {
+    let asked = probes.values().any(|probe| probe.kind == ProbeKind::Kvm);
+    let free = ["kvm", "kvm-required"].into_iter().filter_map(|name| Name::new(name).ok());
+    if need == KvmNeed::Required
+        && !asked
+        && let Some(name) = free.into_iter().find(|name| !probes.contains_key(name))
+    {
+        probes.insert(name, Probe { kind: ProbeKind::Kvm, needs: vec![], timeout: None });
+    }
+    probes
 }
 
 fn timeouts(raw: RawTimeouts, entry: &Entry) -> Timeouts {

@@ -140,6 +140,16 @@ fn damaged_state_is_an_error_that_names_the_file_and_is_kept() {
 }
 
 #[test]
+fn required_kvm_is_probed_though_no_probe_is_written() {
+    let lab = Lab::new("gated", &SMALL.replace("kvm: none", "kvm: required"));
+    let plan = lab.run(&["plan", lab.spec_arg(), "--offline"]).exits(0).stdout;
+    assert!(plan.contains("probe/kvm"), "{plan}");
+    let lab = Lab::new("free", SMALL);
+    let plan = lab.run(&["plan", lab.spec_arg(), "--offline"]).exits(0).stdout;
+    assert!(!plan.contains("probe/kvm") && plan.contains("does without /dev/kvm"), "{plan}");
+}
+
+#[test]
 fn graph_draws_every_step() {
     let lab = small("drawn", 1);
     for format in ["text", "dot", "mermaid"] {

@@ -35,7 +35,11 @@ fn real_host_full_lane_goes_through_its_whole_life() {
 
     // Editing one source file of one binary: the plan names what follows, and only its services restart.
     let before = invocations(&lab, &MVMD);
-    lab.edit(HOSTD, "fn main() -> ExitCode {\n", "fn main() -> ExitCode {\n    eprintln!(\"a new build\");\n");
+    lab.edit(
+        HOSTD,
+        "fn main() -> ExitCode {\n",
+        "fn main() -> ExitCode {\n    eprintln!(\"a new build\");\n",
+    );
     let changed = lab.changed_ids();
     for step in ["sync/mvmd", "build/mvm-hostd", "build/mvmd", "smoke", "service/mvm-hostd"] {
         assert!(changed.contains(&step.to_owned()), "{step} is not planned: {changed:?}");
