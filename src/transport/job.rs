@@ -92,6 +92,7 @@ pub async fn run_job(
 
     let begin = || {
         let how = if start == JobStart::Fresh { "fresh" } else { "resume" };
+        let text = job_text(request)?;
         Ok::<_, TransportError>(
             Script::root("job-start", include_str!("scripts/job_start.sh"))
                 .arg(&request.run)
@@ -99,7 +100,8 @@ pub async fn run_job(
                 .arg(&request.user)
                 .arg(request.timeout.as_secs().max(1).to_string())
                 .arg(how)
-                .stdin(job_text(request)?)
+                .arg(text.len().to_string())
+                .stdin(text)
                 .timeout(Duration::from_secs(150)),
         )
     };
@@ -511,6 +513,28 @@ esac
         let (outcome, output) = run(&remote, &request, JobStart::Fresh).await;
         assert!(matches!(outcome, JobOutcome::Killed { ref why } if why.contains("gone")), "{outcome:?}");
         assert_eq!(output, "one\n", "the same run is never started a second time");
+    }
+
+    #[tokio::test]
+    async fn half_a_job_does_not_run() {
+        let remote = LocalRemote::new();
+        let mark = remote.path("mark");
+        let whole = format!("touch {}\ntrue\n", mark.display());
+        let script = |size: usize| {
+            Script::root("job-start", include_str!("scripts/job_start.sh"))
+                .arg("01a")
+                .arg("lane-build.mvmd.service")
+                .arg(request("01a", "").user)
+                .arg("60")
+                .arg("fresh")
+                .arg(size.to_string())
+                .stdin(whole.clone())
+        };
+        let cut = remote.exec(script(whole.len() + 1)).await.unwrap();
+        assert_eq!(cut.code, 1, "{cut:?}");
+        assert!(cut.tail().contains("did not arrive whole"), "{cut:?}");
+        assert!(!remote.path("arguments").exists() && !mark.exists(), "half a job was started");
+        assert_eq!(run(&remote, &request("01a", "echo one"), JobStart::Fresh).await.1, "one\n");
     }
 
     #[tokio::test]

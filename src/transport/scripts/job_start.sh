@@ -1,9 +1,9 @@
-# Starts a job under a transient unit, at most once per run. Arguments: run, unit, login user, limit in seconds, fresh|resume.
-# Standard input: the job as a shell script. Says `exited`, `running`, `started`, `gone` or `lost`.
+# Starts a job under a transient unit, at most once per run. Arguments: run, unit, login user, limit in seconds,
+# fresh|resume, size of the job in bytes. Standard input: the job as a shell script. Says `exited`, `running`, `started`, `gone` or `lost`.
 set -eu
 root=${LANE_HOST_ROOT:-}
 runs=$root/var/lib/lane/runs
-run=$runs/$1 unit=$2 user=$3 limit=$4 how=$5 name=$1
+run=$runs/$1 unit=$2 user=$3 limit=$4 how=$5 size=$6 name=$1
 mkdir -p "$root/run/lane/locks" "$runs"
 exec 9>"$root/run/lane/locks/$unit"
 flock -w 60 9
@@ -41,6 +41,12 @@ done
 umask 077
 mkdir -p "$run"
 cat >"$run/job"
+# A caller that was killed while it sent ends the input early, and half a job must not run.
+if [ "$(wc -c <"$run/job")" -ne "$size" ]; then
+    rm -rf "$run"
+    echo 'the job did not arrive whole' >&2
+    exit 1
+fi
 cat >"$run/wrapper" <<'WRAPPER'
 #!/bin/sh
 run=${0%/*}
