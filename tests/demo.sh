@@ -9,7 +9,7 @@ export LANE_STATE_DIR=${LANE_STATE_DIR:-state}
 
 # Everything on this machine that carries the lane's lineage; other lanes are nobody's business here.
 leftovers() {
-  find /var/lib/lane/nspawn -mindepth 1 -maxdepth 1 -name "*-$1" 2>/dev/null | sed 's/^/folder /' || true
+  find /var/lib/lane/nspawn -mindepth 1 -maxdepth 1 -name "*-$1*" 2>/dev/null | sed 's/^/folder /' || true
   awk -v id="-$1/" 'index($2, id) {print "mount " $2}' /proc/mounts
   ip -brief link | awk -v id="$1" 'index($1, id) {print "veth " $1}'
   nft list tables | awk -v id="lane_$1" '$3 == id {print "nft table " $3}'

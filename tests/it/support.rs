@@ -214,7 +214,7 @@ impl Lab {
         let listing = Command::new("sh")
             .arg("-c")
             .arg(
-                "find /var/lib/lane/nspawn -mindepth 1 -maxdepth 1 -name \"*-$1\" 2>/dev/null | sed 's/^/folder /'
+                "find /var/lib/lane/nspawn -mindepth 1 -maxdepth 1 -name \"*-$1*\" 2>/dev/null | sed 's/^/folder /'
                  awk -v id=\"-$1/\" 'index($2, id) {print \"mount \" $2}' /proc/mounts
                  ip -brief link | awk -v id=\"$1\" 'index($1, id) {print \"link \" $1}'
                  nft list tables 2>/dev/null | awk -v id=\"lane_$1\" '$3 == id {print \"table \" $3}'

@@ -1337,11 +1337,20 @@ mod tests {
         #[track_caller]
         fn assert_nothing_is_left(&self) {
             let script = "ls /sys/class/net /dev /var/tmp/lane-nspawn-*/ /run/systemd/nspawn/* /sys/fs/cgroup/* 2>/dev/null
-                nft list tables; cat /proc/self/mountinfo; cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '";
-            let seen = std::process::Command::new("sh").args(["-c", script]).output().unwrap().stdout;
-            let seen = String::from_utf8_lossy(&seen).into_owned();
-            let left: Vec<&str> = seen.lines().filter(|line| line.contains(self.label.lineage8())).collect();
-            assert_eq!(left, [] as [&str; 0]);
+                nft list tables; cat /proc/self/mountinfo; for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$f; echo; done 2>/dev/null";
+            // A command of a destroy that was cut short may still be on its way out; that is nothing left.
+            let mut left = Vec::new();
+            for _ in 0..50 {
+                let seen = std::process::Command::new("sh").args(["-c", script]).output().unwrap().stdout;
+                let seen = String::from_utf8_lossy(&seen).into_owned();
+                let ours = |line: &&str| line.contains(self.label.lineage8());
+                left = seen.lines().filter(ours).map(str::to_owned).collect();
+                if left.is_empty() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            assert_eq!(left, [] as [String; 0]);
         }
     }
 
