@@ -150,6 +150,21 @@ fn required_kvm_is_probed_though_no_probe_is_written() {
 }
 
 #[test]
+fn the_disk_is_part_of_the_plan_and_roomy_by_default() {
+    let disk = |text: &str| {
+        let lab = Lab::new("roomy", text);
+        let plan = lab.run(&["plan", lab.spec_arg(), "--offline", "--format", "json"]).exits(0).json();
+        let provision =
+            plan["steps"].as_array().unwrap().iter().find(|step| step["id"] == "provision/host").unwrap();
+        (provision["inputs"]["disk"].to_string(), provision["fingerprint"].to_string())
+    };
+    let (default, before) = disk(SMALL);
+    assert!(default.contains("50000000000") || default.contains("50 GB"), "{default}");
+    let (_, after) = disk(&SMALL.replace("kvm: none", "kvm: none\ndisk: 60 GB"));
+    assert_ne!(before, after, "another disk must be another host");
+}
+
+#[test]
 fn graph_draws_every_step() {
     let lab = small("drawn", 1);
     for format in ["text", "dot", "mermaid"] {

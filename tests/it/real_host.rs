@@ -80,6 +80,22 @@ fn real_host_full_lane_goes_through_its_whole_life() {
     assert_eq!(before[..3], after[..3]);
     assert_ne!(before[3], after[3]);
 
+    // Nothing relies on root, and root does not get in; an idle connection is kept open through NAT.
+    let config = lab.state().join("ssh/ssh_config");
+    let alias = format!("lane-full-{}", lab.lineage8());
+    let root = std::process::Command::new("ssh")
+        .arg("-F")
+        .arg(&config)
+        .args(["-o", "User=root", "-o", "ControlPath=none", &alias, "true"])
+        .output()
+        .unwrap();
+    assert!(!root.status.success(), "root can log in");
+    let config = std::fs::read_to_string(config).unwrap();
+    assert!(
+        config.contains("ServerAliveInterval 15") && config.contains("StrictHostKeyChecking yes"),
+        "{config}"
+    );
+
     // cloud-init itself finds nothing wrong with what lane gave it.
     let schema = lab.on_host("sudo cloud-init schema --system 2>&1");
     assert!(schema.contains("Valid schema") && !schema.contains("Invalid"), "{schema}");
