@@ -149,7 +149,7 @@ mod tests {
 
     fn world() -> World {
         let env = BTreeMap::from([("HOME".to_owned(), "/home/me".to_owned())]);
-        World::fixed(Arc::new(SystemClock), env, PathBuf::from("/work/repo"))
+        World::fixed(Arc::new(SystemClock), env, PathBuf::from("/srv/repo"))
     }
 
     fn from_text(text: &str) -> Result<Spec, LoadError> {
@@ -244,10 +244,10 @@ mod tests {
         assert_eq!(spec.disk_bytes, 100 << 30);
         assert_eq!(spec.lease.max_spend.map(|money| money.micros), Some(3_500_000));
         let path = |name: &str, wanted: &str| assert_eq!(name, wanted);
-        path(spec.cloud_init.unwrap().path.to_str().unwrap(), "/work/repo/cloud-init/kvm-host.yaml");
+        path(spec.cloud_init.unwrap().path.to_str().unwrap(), "/srv/repo/cloud-init/kvm-host.yaml");
         let sources: Vec<_> =
             spec.sources.values().map(|source| source.folder.path.to_str().unwrap()).collect();
-        assert_eq!(sources, ["/home/me/mvm", "/work/repo/mvmd"]);
+        assert_eq!(sources, ["/home/me/mvm", "/srv/repo/mvmd"]);
         assert_eq!(spec.files["/etc/mvmd/plain.toml"].mode, 0o600, "0600 without quotes is octal, too");
         assert_eq!(spec.files["/etc/mvmd/plain.toml"].template.path, Path::new("/srv/plain.toml.j2"));
         let service = spec.services.values().nth(1).unwrap();
