@@ -124,26 +124,30 @@ fn real_host_kill9_at_every_stage_still_ends_with_one_host_and_one_build() {
         return;
     }
     let lab = small("killed", 3);
+    // cloud-init that goes on for a while, and a source that takes a moment to copy.
+    lab.write("slow.yaml", "#cloud-config\nruncmd:\n  - [sleep, '6']\n");
+    lab.edit("killed.yaml", "access: {user: mvm}", "access: {user: mvm}\ncloud_init: slow.yaml");
+    let noise =
+        std::process::Command::new("head").args(["-c", "60000000", "/dev/urandom"]).output().unwrap().stdout;
+    std::fs::write(lab.path().join("web/noise"), noise).unwrap();
     let started = |step: &'static str| {
-        move |lab: &Lab| {
-            lab.journal()
-                .lines()
-                .any(|line| line.contains("\"started\"") && line.contains(&format!("\"{step}\"")))
+        move |journal: &str| {
+            journal.lines().any(|line| line.contains("\"started\"") && line.contains(&format!("\"{step}\"")))
         }
     };
     // During create: the intent is on the disk, the answer may not be.
-    assert!(lab.kill_apply_when(|lab| lab.journal().contains("create_intended")));
+    assert!(lab.kill_apply_when(|journal| journal.contains("create_intended")));
     assert!(lab.kill_apply_when(started("await/ssh")));
     let lineage8 = lab.lineage8();
     assert!(Lab::containers(&lineage8) <= 1);
-    lab.kill_apply_when(started("await/cloud-init"));
-    lab.kill_apply_when(started("sync/web"));
+    assert!(lab.kill_apply_when(started("sync/web")));
+    assert!(lab.kill_apply_when(started("await/cloud-init")));
     assert!(lab.kill_apply_when(started("build/web")));
     std::thread::sleep(Duration::from_millis(500));
     // The build goes on by itself on the host.
     let state = lab.run(&["exec", "killed", "--", "systemctl", "is-active", "lane-build-web.service"]);
     assert!(["active\n", "activating\n", "inactive\n"].contains(&state.stdout.as_str()), "{state:?}");
-    lab.kill_apply_when(started("service/web"));
+    assert!(lab.kill_apply_when(started("service/web")));
     lab.apply().exits(0);
     assert_eq!(Lab::containers(&lineage8), 1);
     assert_eq!(lab.on_host("cat ~/builds"), "run", "the build was started a second time");
@@ -357,8 +361,8 @@ fn real_host_with_a_lapsed_lease_powers_itself_off() {
     let lab = small("leased", 1);
     lab.edit("leased.yaml", "lease: {ttl: 1h}", "lease: {ttl: 45s}");
     // Too short for the whole lane, long enough for the host: it must stop by itself, with nobody there.
-    assert!(lab.kill_apply_when(|lab| {
-        lab.journal().lines().any(|line| line.contains("\"started\"") && line.contains("await/cloud-init"))
+    assert!(lab.kill_apply_when(|journal| {
+        journal.lines().any(|line| line.contains("\"started\"") && line.contains("await/cloud-init"))
     }));
     let lineage8 = lab.lineage8();
     let deadline = std::time::Instant::now() + Duration::from_mins(2);

@@ -173,12 +173,14 @@ impl Lab {
         std::fs::read_to_string(self.state().join("journal.jsonl")).unwrap_or_default()
     }
 
-    /// Starts an apply and kills it with signal 9 as soon as `reached` says so; `false` if it ended before.
-    pub(crate) fn kill_apply_when(&self, reached: impl Fn(&Self) -> bool) -> bool {
+    /// Starts an apply and kills it with signal 9 as soon as `reached` says so of what it wrote to the journal itself;
+    /// `false` if it ended before.
+    pub(crate) fn kill_apply_when(&self, reached: impl Fn(&str) -> bool) -> bool {
+        let before = self.journal().len();
         let mut child = self.spawn_apply();
         let deadline = Instant::now() + Duration::from_mins(4);
         loop {
-            if reached(self) {
+            if reached(self.journal().get(before..).unwrap_or_default()) {
                 child.kill().unwrap();
                 child.wait().unwrap();
                 return true;
