@@ -1,14 +1,17 @@
 # What people run. `make demo` and `make test` install the Debian packages they need.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CARGO ?= cargo
+SEEDS ?= 10000
+SEED ?=
 HOST_PACKAGES := systemd-container mmdebstrap debian-archive-keyring rsync openssh-client iproute2 nftables gcc libc6-dev python3 procps
 TEST_PACKAGES := $(HOST_PACKAGES) openssh-server strace
 
-.PHONY: help demo test bench lint fmt schema deps test-deps
+.PHONY: help demo test crash bench lint fmt schema deps test-deps
 
 help:
 	@echo "make demo    take a lane through its whole life on a host that boots here"
 	@echo "make test    every check: formatting, lints, unit, property, snapshot and real-host tests"
+	@echo "make crash   $(SEEDS) stories in which everything fails, simulated; SEED=n replays one"
 	@echo "make bench   how long planning and digesting take"
 	@echo "make lint    formatting, clippy, docs, dependency policy"
 	@echo "make fmt     format the sources, the provider adapters too"
@@ -26,6 +29,10 @@ demo: deps
 
 test: test-deps lint
 	tests/run-tests.sh
+
+# One seed: make crash SEED=118
+crash:
+	LANE_CRASH_SEED=$(SEED) LANE_CRASH_SEEDS=$(SEEDS) $(CARGO) test --locked --profile demo --lib sim:: -- --nocapture --test-threads=1
 
 bench: deps
 	$(CARGO) bench --locked

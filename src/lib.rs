@@ -21,6 +21,8 @@ pub mod inputs;
 pub mod plan;
 pub mod provider;
 pub mod report;
+#[cfg(test)]
+mod sim;
 pub mod spec;
 pub mod state;
 pub mod transport;

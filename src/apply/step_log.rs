@@ -1,9 +1,9 @@
 //! One log file per step: what its command wrote, whole and in order.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::plan::StepId;
 
@@ -11,13 +11,20 @@ use crate::plan::StepId;
 #[derive(Debug, Clone)]
 pub struct StepLog {
     path: PathBuf,
-    file: Arc<Mutex<Option<File>>>,
+    open: Arc<Mutex<Open>>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    file: Option<File>,
+    /// What could not be written yet: the file is always a beginning of the output, never one with a gap.
+    rest: Vec<u8>,
 }
 
 impl StepLog {
     /// Names the log of a step in a lane's log folder; the file is made at the first write.
     pub fn new(folder: &Path, step: &StepId) -> Self {
-        Self { path: folder.join(format!("{}.log", step.file_name())), file: Arc::default() }
+        Self { path: folder.join(format!("{}.log", step.file_name())), open: Arc::default() }
     }
 
     /// Returns where the file is.
@@ -27,17 +34,29 @@ impl StepLog {
 
     /// Appends bytes as they are; a log that cannot be written must not fail the step.
     pub fn bytes(&self, bytes: &[u8]) {
-        let Ok(mut slot) = self.file.lock() else { return };
-        if slot.is_none() {
-            *slot = crate::world::fs::open_append(&self.path).ok();
-        }
-        if let Some(file) = slot.as_mut() {
-            drop(file.write_all(bytes));
-        }
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.rest.extend_from_slice(bytes);
+        drop(open.write(&self.path));
     }
 
     /// Appends a line.
     pub fn line(&self, line: &str) {
         self.bytes(format!("{line}\n").as_bytes());
+    }
+}
+
+impl Open {
+    fn write(&mut self, path: &Path) -> io::Result<()> {
+        while !self.rest.is_empty() {
+            let file = match &mut self.file {
+                Some(file) => file,
+                None => self.file.insert(crate::world::fs::open_append(path)?),
+            };
+            match file.write(&self.rest)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => drop(self.rest.drain(..written)),
+            }
+        }
+        Ok(())
     }
 }

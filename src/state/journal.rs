@@ -3,7 +3,7 @@
 //! One JSON object a line. Opens no file by itself (`store` says where it is) and decides nothing about a run.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -14,6 +14,7 @@ use super::record::{HostRecord, InDoubt, Outcome, Record, RunId, StepRecord};
 use super::store::StateError;
 use crate::plan::{Digest, Fingerprint, StepId, Work};
 use crate::provider::{ClientToken, HostId, Lineage};
+use crate::world::fs;
 
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -286,11 +287,10 @@ pub(super) fn parse(file: &Path, bytes: &[u8]) -> Result<Option<Journal>, StateE
 }
 
 /// Writes one entry in one write and returns once it is on the disk.
-pub(super) fn write_line(file: &mut File, entry: &Entry) -> io::Result<()> {
+pub(super) fn write_line(file: &mut File, path: &Path, entry: &Entry) -> io::Result<()> {
     let mut line = serde_json::to_vec(entry).map_err(io::Error::other)?;
     line.push(b'\n');
-    file.write_all(&line)?;
-    file.sync_data()
+    fs::append(file, path, &line)
 }
 
 #[cfg(test)]

@@ -466,15 +466,7 @@ impl LaneDir {
     /// Cuts off what a crash left of the journal's last line.
     fn cut(&self, whole: u64) -> Result<(), StateError> {
         let path = self.journal_path();
-        let cut = || {
-            let file = fs::open_append(&path)?;
-            if file.metadata()?.len() > whole {
-                file.set_len(whole)?;
-                file.sync_all()?;
-            }
-            Ok(())
-        };
-        cut().map_err(|error| StateError::io("cut the torn end off", &path, error))
+        fs::truncate(&path, whole).map_err(|error| StateError::io("cut the torn end off", &path, error))
     }
 
     /// Removes temporary files of writers that were killed.
@@ -581,7 +573,7 @@ impl Session {
         let path = self.dir.journal_path();
         let entry = Entry { seq: self.next_seq, at: self.world.now(), event };
         let written = match &mut self.file {
-            Some(file) => journal::write_line(file, &entry),
+            Some(file) => journal::write_line(file, &path, &entry),
             None => Err(io::Error::from(io::ErrorKind::NotFound)),
         };
         written.map_err(|error| StateError::io("append to", &path, error))?;

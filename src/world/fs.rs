@@ -8,6 +8,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+#[cfg(test)]
+pub(crate) mod faults;
+#[cfg(test)]
+use faults::{Change, ask};
+
 /// Permission bits of a file that `lane` writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -29,26 +34,64 @@ impl Mode {
 /// Replaces `path` as a whole; after a crash it holds the old bytes or the new ones.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: Mode) -> io::Result<()> {
     let dir = path.parent().unwrap_or_else(|| Path::new("."));
+    #[cfg(test)]
+    ask(Change::Create(&dir.join(".lane-new")))?;
     let mut temp = tempfile::Builder::new().prefix(".lane-").tempfile_in(dir)?;
     temp.write_all(bytes)?;
     temp.as_file().set_permissions(std::fs::Permissions::from_mode(mode.bits()))?;
+    #[cfg(test)]
+    ask(Change::Sync(temp.path()))?;
     temp.as_file().sync_all()?;
+    #[cfg(test)]
+    ask(Change::Replace(path))?;
     temp.persist(path).map_err(|refused| refused.error)?;
     sync_dir(dir)
 }
 
 /// Makes a folder's entries durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    ask(Change::SyncDir(dir))?;
     File::open(dir)?.sync_all()
 }
 
 /// Opens (and makes, 0600) a file for appending; the caller writes whole lines and syncs.
 pub fn open_append(path: &Path) -> io::Result<File> {
+    #[cfg(test)]
+    ask(Change::Create(path))?;
     let file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(path)?;
     if let Some(dir) = path.parent() {
         sync_dir(dir)?;
     }
     Ok(file)
+}
+
+/// Appends bytes in one write and returns once they are on the disk.
+pub fn append(
+    file: &mut File,
+    #[cfg_attr(not(test), expect(unused_variables, reason = "names the file to a test's disk"))] path: &Path,
+    bytes: &[u8],
+) -> io::Result<()> {
+    #[cfg(test)]
+    ask(Change::Append(path, bytes))?;
+    file.write_all(bytes)?;
+    #[cfg(test)]
+    ask(Change::Sync(path))?;
+    file.sync_data()
+}
+
+/// Cuts a file that is longer than `len`, durably.
+pub fn truncate(path: &Path, len: u64) -> io::Result<()> {
+    let file = open_append(path)?;
+    if file.metadata()?.len() > len {
+        #[cfg(test)]
+        ask(Change::Cut(path))?;
+        file.set_len(len)?;
+        #[cfg(test)]
+        ask(Change::Sync(path))?;
+        file.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Opens (and makes) a file to be locked with `File::try_lock`; never truncates it.
@@ -93,6 +136,8 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
 
 /// Removes a file; a missing one is fine.
 pub fn remove_file(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    ask(Change::Remove(path))?;
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -109,6 +154,8 @@ pub fn remove_dir_all(path: &Path) -> io::Result<()> {
 
 /// Renames within one file system and makes it durable.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    ask(Change::Rename(from, to))?;
     std::fs::rename(from, to)?;
     sync_dir(to.parent().unwrap_or_else(|| Path::new(".")))
 }

@@ -150,13 +150,14 @@ async fn attempt(
         command: run.run.clone(),
         env: environment(context, run)?,
         timeout: context.step.timeout,
-        offset: logged(context, name).len() as u64,
+        offset: 0,
     };
-    if start == JobStart::Fresh {
-        context.log.line(&marker(name));
-        request.offset = 0;
-    } else if request.offset > 0 {
-        context.note("takes up the output where it stopped");
+    match logged(context, name) {
+        Some(output) if start == JobStart::Resume => {
+            request.offset = output.len() as u64;
+            context.note("takes up the output where it stopped");
+        }
+        _ => context.log.line(&marker(name)),
     }
     let remote = context.remote()?;
     let mut lines = Lines::default();
@@ -175,18 +176,16 @@ fn marker(run: &str) -> String {
     format!("== run {run}")
 }
 
-/// Returns what the log has of a run's output.
-fn logged(context: &StepContext, run: &str) -> Vec<u8> {
-    let Ok(Some(log)) = fs::read_optional(context.log.path()) else { return vec![] };
+/// Returns what the log has of a run's output; `None` when the run is not in it.
+fn logged(context: &StepContext, run: &str) -> Option<Vec<u8>> {
+    let log = fs::read_optional(context.log.path()).ok()??;
     let marker = format!("{}\n", marker(run)).into_bytes();
-    match log.windows(marker.len()).rposition(|part| part == marker) {
-        Some(at) => log[at + marker.len()..].to_vec(),
-        None => vec![],
-    }
+    let at = log.windows(marker.len()).rposition(|part| part == marker)?;
+    Some(log[at + marker.len()..].to_vec())
 }
 
 fn failed(context: &StepContext, run: &str, what: &str) -> StepError {
-    let output = String::from_utf8_lossy(&logged(context, run)).into_owned();
+    let output = String::from_utf8_lossy(&logged(context, run).unwrap_or_default()).into_owned();
     let tail = super::host::last_lines(&output, TAIL);
     StepError::Failed(if tail.trim().is_empty() {
         format!("the command {what} and wrote nothing")

@@ -25,8 +25,9 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
     let spec = context.spec()?;
     check_spend(context, &spec)?;
     let record = context.run.session.record();
-    let mut in_doubt = record.host.as_ref().is_some_and(|host| host.id.is_none())
-        || context.in_doubt.as_ref().is_some_and(|doubt| doubt.token.is_some());
+    // A recorded host that is not listed may be a fresh one that the listing still hides.
+    let mut in_doubt =
+        record.host.is_some() || context.in_doubt.as_ref().is_some_and(|doubt| doubt.token.is_some());
     let mut how = "created";
     let tainted = record.host.as_ref().and_then(|host| host.tainted.clone());
     if context.step.action == Action::Replace || tainted.is_some() {
@@ -61,6 +62,11 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
                     continue;
                 }
             }
+        }
+        if let Some(id) = context.run.session.record().host.and_then(|host| host.id) {
+            // A host that a person deleted often leaves a disk or an address behind, and that is billed.
+            context.note(format!("host {id} is not listed any more; what is left of it goes first"));
+            take_down(context).await?;
         }
         if context.run.stopping.is_cancelled() {
             return Err(StepError::Stopped);
@@ -201,7 +207,7 @@ async fn settle(context: &StepContext, in_doubt: bool) -> Result<Option<Host>, S
     let lag = context.run.entry.listing_lag;
     let until = Instant::now() + lag;
     if in_doubt {
-        context.note(format!("the outcome of an earlier create is unknown; looks for {label} for {lag:?}"));
+        context.note(format!("an earlier host may still be hidden; looks for {label} for up to {lag:?}"));
     }
     loop {
         let mut hosts = find(context, &label).await?;

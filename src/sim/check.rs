@@ -1,0 +1,129 @@
+//! What must hold, judged by the cloud's own ledger and the files on the disk; never by what `lane` says.
+
+use super::computer::whole_output;
+use super::lane::Lane;
+use crate::plan::Work;
+use crate::provider::Label;
+use crate::state::Record;
+use crate::world::fs;
+
+fn record(lane: &Lane) -> Result<Record, String> {
+    match lane.dir.load() {
+        Ok(Some(record)) => Ok(record),
+        Ok(None) => Err("I8: the lane's state is gone".to_owned()),
+        Err(error) => Err(format!("I8: the lane's state cannot be read: {error}")),
+    }
+}
+
+/// Holds after every run, whatever became of it.
+pub(super) fn always(lane: &Lane) -> Result<(), String> {
+    let record = record(lane)?;
+    let label = record.label();
+    let ledger = lane.cloud.ledger();
+    if let Some(broken) = ledger.broken.first() {
+        return Err(broken.clone());
+    }
+    let ours: Vec<_> =
+        ledger.of(&label).filter(|machine| !machine.by_hand && !machine.is_deleted()).collect();
+    if ours.len() > 1 {
+        return Err(format!("I1: {} hosts carry the label {label}", ours.len()));
+    }
+    // Whatever costs money is known to the state, or the state knows that it does not know.
+    if let Some(machine) = ours.first() {
+        let known = record
+            .host
+            .as_ref()
+            .is_some_and(|host| host.id.is_none() || host.id.as_ref() == Some(&machine.id));
+        if !known {
+            return Err(format!("I3: {} is billed and no record knows it: {:?}", machine.id, record.host));
+        }
+    }
+    let foreign = ledger.machines.iter().filter(|machine| machine.label != label);
+    if let Some(machine) = foreign.into_iter().find(|machine| machine.is_deleted()) {
+        return Err(format!("I6: {} of {} was destroyed", machine.id, machine.label));
+    }
+    Ok(())
+}
+
+/// Holds when `apply` said that it is through.
+pub(super) fn is_up(lane: &Lane) -> Result<(), String> {
+    let record = record(lane)?;
+    let (label, ledger) = (record.label(), lane.cloud.ledger());
+    let alive: Vec<_> = ledger.of(&label).filter(|machine| !machine.is_deleted()).collect();
+    let [machine] = alive[..] else {
+        return Err(format!("I1: {} hosts after apply", alive.len()));
+    };
+    if record.host.as_ref().and_then(|host| host.id.as_ref()) != Some(&machine.id) {
+        return Err(format!("I1: {} is up and {:?} is recorded", machine.id, record.host));
+    }
+    if !record.in_doubt.is_empty() {
+        return Err(format!("in doubt after apply: {:?}", record.in_doubt));
+    }
+    let host = &machine.computer;
+    for (name, source) in &lane.spec.sources {
+        if !record.steps.contains_key(&Work::Sync(name.clone()).id()) {
+            continue;
+        }
+        let wanted = lane.inputs.trees[name].entries.iter().map(|entry| entry.path.clone()).collect();
+        if host.sources.get(&source.to) != Some(&wanted) {
+            return Err(format!(
+                "source {name} on the host is {:?}, not {wanted:?}",
+                host.sources.get(&source.to)
+            ));
+        }
+    }
+    for (name, service) in &lane.spec.services {
+        let seen = host.services.get(name.as_str());
+        let unit = &lane.inputs.texts[&service.unit.path];
+        if !seen.is_some_and(|seen| seen.active && seen.unit == *unit) {
+            return Err(format!("service {name} is {seen:?}"));
+        }
+    }
+    if let Some(name) =
+        host.services.keys().find(|name| !lane.spec.services.keys().any(|wanted| wanted.as_str() == *name))
+    {
+        return Err(format!("service {name} was dropped and still runs"));
+    }
+    // A run that was begun is not begun again: each start beyond the first has a failure, an edit or drift behind it.
+    for (unit, starts) in &host.job_starts {
+        let allowed = 1 + host.job_failures.get(unit).copied().unwrap_or(0) + lane.disturbances.get();
+        if *starts > allowed {
+            return Err(format!(
+                "I16: {unit} was started {starts} times, {allowed} at most can be explained"
+            ));
+        }
+    }
+    outputs_are_whole(lane, &record)
+}
+
+/// I16: what a command wrote is in its log, complete and in order, however often it was cut off.
+fn outputs_are_whole(lane: &Lane, record: &Record) -> Result<(), String> {
+    for id in record.steps.keys().filter(|id| Work::from_id(id).is_some_and(|work| work.is_long())) {
+        let path = lane.dir.logs().join(format!("{}.log", id.file_name()));
+        let text = String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
+        let Some((run, rest)) = text.rsplit("== run ").next().and_then(|last| last.split_once('\n')) else {
+            return Err(format!("I16: {} has no run", path.display()));
+        };
+        if rest != whole_output(run) {
+            return Err(format!("I16: the log of {id} is not whole:\n{rest}"));
+        }
+    }
+    Ok(())
+}
+
+/// Holds when `destroy` said that it is through.
+pub(super) fn is_gone(lane: &Lane) -> Result<(), String> {
+    let record = record(lane)?;
+    let label: Label = record.label();
+    let ledger = lane.cloud.ledger();
+    if let Some(machine) = ledger.of(&label).next() {
+        return Err(format!("I4: {} is still billed after destroy", machine.id));
+    }
+    if record.host.is_some() || !record.in_doubt.is_empty() {
+        return Err(format!(
+            "I4: after destroy the record still has {:?}, {:?}",
+            record.host, record.in_doubt
+        ));
+    }
+    Ok(())
+}

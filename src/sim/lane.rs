@@ -1,0 +1,313 @@
+//! One lane in the simulation: runs verbs as the command line does, on a disk, a cloud and a host that can be told to fail.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::cloud::{Cloud, ENTRY, Weather};
+use super::disk::{SimDisk, Trouble};
+use super::fate::Fate;
+use crate::apply::event::EventSink;
+use crate::apply::executor::{self, RunOptions, RunSummary};
+use crate::apply::refresh::{RefreshInput, refresh};
+use crate::apply::steps::RunContext;
+use crate::inputs::Inputs;
+use crate::plan::{self, Action, DiffError, DiffInput, Observed, Plan, Work};
+use crate::spec::Spec;
+use crate::state::{LaneDir, Record, SharedSession, StateError};
+use crate::world::fs::faults;
+use crate::world::{Clock, World};
+
+/// The time of the simulation, on tokio's paused clock.
+#[derive(Debug)]
+struct Virtual {
+    began: Instant,
+}
+
+impl Clock for Virtual {
+    fn now(&self) -> Timestamp {
+        let epoch: Timestamp = "2026-05-06T12:00:00Z".parse().expect("a time");
+        epoch + SignedDuration::try_from(self.began.elapsed()).expect("a short time")
+    }
+}
+
+/// What is told to fail during one run.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Trial {
+    /// The process dies at this point.
+    pub(super) dies_at: Option<u64>,
+    /// The process dies right after the point whose name holds this.
+    pub(super) dies_after: Option<&'static str>,
+    /// And the machine under it loses its power.
+    pub(super) power: bool,
+    pub(super) disk: Option<Trouble>,
+    pub(super) weather: Weather,
+    /// Seconds after which the operator presses Ctrl-C.
+    pub(super) stopped_after: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Plan,
+    Apply,
+    Destroy,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// Nothing was to do.
+    NoChanges,
+    /// Every step ended well: exit 0.
+    Done,
+    /// Several hosts carry the label; a person must say which is meant.
+    Several,
+    /// Anything else that a run can say.
+    Failed(String),
+    /// The process is dead.
+    Died,
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoChanges => f.write_str("no changes"),
+            Self::Done => f.write_str("done"),
+            Self::Several => f.write_str("several hosts"),
+            Self::Failed(why) => write!(f, "failed: {why}"),
+            Self::Died => f.write_str("died"),
+        }
+    }
+}
+
+pub(super) struct Lane {
+    pub(super) spec: Spec,
+    pub(super) inputs: Inputs,
+    pub(super) cloud: Cloud,
+    pub(super) fate: Fate,
+    pub(super) dir: LaneDir,
+    pub(super) world: World,
+    /// How many edits and acts there were that can make a step run again.
+    pub(super) disturbances: std::cell::Cell<u32>,
+    disk: Rc<RefCell<SimDisk>>,
+    last: std::cell::RefCell<(u64, Vec<String>)>,
+    _guard: faults::Guard,
+    _folder: tempfile::TempDir,
+}
+
+impl Lane {
+    pub(super) fn new(seed: u64) -> Self {
+        // In memory where there is such a place: a sync then costs nothing.
+        let memory = PathBuf::from("/dev/shm");
+        let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let folder = folder.expect("a temporary folder");
+        let world = World::fixed(
+            Arc::new(Virtual { began: Instant::now() }),
+            BTreeMap::new(),
+            folder.path().to_owned(),
+        );
+        let (spec, inputs) = plan::testing::lane();
+        let dir = LaneDir::new(&folder.path().join("state"), spec.name.as_str());
+        let record = dir.load_or_init(&world).expect("a record");
+        let fate = Fate::default();
+        let cloud = Cloud::new(fate.clone(), seed);
+        let witness = {
+            let dir = dir.clone();
+            move |token: &_| {
+                let doubt = dir
+                    .load()
+                    .ok()
+                    .flatten()
+                    .and_then(|record| record.in_doubt.get(&Work::Provision.id()).cloned());
+                doubt.and_then(|doubt| doubt.token).as_ref() == Some(token)
+            }
+        };
+        cloud.watch(world.clone(), record.label(), Box::new(witness));
+        let disk = Rc::new(RefCell::new(SimDisk::new(fate.clone(), seed)));
+        let guard = faults::set(Rc::<RefCell<SimDisk>>::clone(&disk));
+        Self {
+            spec,
+            inputs,
+            cloud,
+            fate,
+            dir,
+            world,
+            disturbances: 0.into(),
+            disk,
+            last: RefCell::default(),
+            _guard: guard,
+            _folder: folder,
+        }
+    }
+
+    /// Runs a verb in a new process, with all that this trial makes fail.
+    pub(super) async fn run(&self, verb: Verb, trial: Trial) -> Ended {
+        self.fate.tell(format!("-- {verb:?} {trial:?}"));
+        self.fate.begin(trial.dies_at, trial.dies_after);
+        self.disk.borrow_mut().begin(trial.disk);
+        self.cloud.ledger().weather = trial.weather;
+        let died = self.fate.died();
+        let ended = tokio::select! {
+            biased;
+            ended = self.process(verb, trial) => ended,
+            () = died.cancelled() => Ended::Died,
+        };
+        // What the process had in flight goes with it, and its lock.
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        let ended = if self.fate.is_dead() { Ended::Died } else { ended };
+        *self.last.borrow_mut() = (self.fate.reached(), self.fate.last_words());
+        self.fate.begin(None, None);
+        let mut disk = self.disk.borrow_mut();
+        disk.begin(None);
+        if trial.power && matches!(ended, Ended::Died) {
+            disk.lose_power();
+        }
+        disk.settle();
+        self.fate.tell(format!("-- {ended}"));
+        ended
+    }
+
+    /// Returns how many points the last process passed.
+    pub(super) fn last_reached(&self) -> u64 {
+        self.last.borrow().0
+    }
+
+    /// Returns what the last process was about to do when it died.
+    pub(super) fn last_words(&self) -> Vec<String> {
+        self.last.borrow().1.clone()
+    }
+
+    async fn process(&self, verb: Verb, trial: Trial) -> Ended {
+        let failed = |error: &dyn std::fmt::Display| Ended::Failed(error.to_string());
+        let session = match self.dir.open(&self.world, "test") {
+            Ok(session) => session,
+            Err(error) => return failed(&error),
+        };
+        let record = session.record();
+        let spec = (verb != Verb::Destroy).then_some(&self.spec);
+        let seen = match self.look(&record, spec).await {
+            Ok(seen) => seen,
+            Err(error) => return failed(&error),
+        };
+        let plan = match verb {
+            Verb::Destroy => {
+                Ok(plan::diff_destroy(&record, &seen, None, self.spec.timeouts.destroy, self.world.now()))
+            }
+            Verb::Plan | Verb::Apply => match self.plan(&record, &seen) {
+                Ok(plan) => plan,
+                Err(error) => return failed(&error),
+            },
+        };
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(DiffError::SeveralHosts(_)) => return Ended::Several,
+            Err(error) => return failed(&error),
+        };
+        if plan.is_empty() {
+            return Ended::NoChanges;
+        }
+        if verb == Verb::Plan {
+            return failed(&changes(&plan));
+        }
+        match self.execute(session, &plan, trial).await {
+            Ok(summary) if summary.is_success() => Ended::Done,
+            Ok(summary) => {
+                let text = summary.failed.iter().map(|step| format!("{}: {}", step.step, step.error));
+                let text: Vec<String> = text.collect();
+                if text.iter().any(|text| text.contains("only a person")) {
+                    return Ended::Several;
+                }
+                Ended::Failed(format!(
+                    "{}; not run {}; in doubt {:?}",
+                    text.join("; "),
+                    summary.not_run.len(),
+                    summary.in_doubt
+                ))
+            }
+            Err(error) => failed(&error),
+        }
+    }
+
+    async fn look(
+        &self,
+        record: &Record,
+        spec: Option<&Spec>,
+    ) -> Result<Observed, crate::provider::ProviderError> {
+        refresh(&RefreshInput {
+            world: &self.world,
+            record,
+            spec,
+            provider: &self.cloud,
+            connector: &self.cloud,
+            deadline: Duration::from_secs(10),
+        })
+        .await
+    }
+
+    fn plan(&self, record: &Record, seen: &Observed) -> Result<Result<Plan, DiffError>, StateError> {
+        let mut trees = BTreeMap::new();
+        for name in self.spec.sources.keys() {
+            if let Some(tree) = self.dir.tree(name)? {
+                trees.insert(name.clone(), tree);
+            }
+        }
+        Ok(plan::diff(&DiffInput {
+            spec: &self.spec,
+            desired: &plan::desired(&self.spec, &self.inputs, false).expect("no cycle"),
+            inputs: &self.inputs,
+            record,
+            observed: seen,
+            recorded_trees: &trees,
+            old_texts: &BTreeMap::new(),
+            user_data: None,
+            price: None,
+            now: self.world.now(),
+            rerun: &[],
+        }))
+    }
+
+    async fn execute(
+        &self,
+        session: SharedSession,
+        plan: &Plan,
+        trial: Trial,
+    ) -> Result<RunSummary, executor::RunError> {
+        let stopping = CancellationToken::new();
+        let context = RunContext {
+            world: self.world.clone(),
+            spec: Some(Arc::new(self.spec.clone())),
+            inputs: Arc::new(self.inputs.clone()),
+            session,
+            provider: Arc::new(self.cloud.clone()),
+            entry: &ENTRY,
+            connector: Arc::new(self.cloud.clone()),
+            events: EventSink::channel().0,
+            stopping: stopping.clone(),
+            abort: CancellationToken::new(),
+        };
+        let run = executor::run(context, plan, RunOptions { parallelism: 8, keep_going: true });
+        tokio::pin!(run);
+        if let Some(seconds) = trial.stopped_after {
+            tokio::select! {
+                biased;
+                ended = &mut run => return ended,
+                () = tokio::time::sleep(Duration::from_secs(seconds)) => stopping.cancel(),
+            }
+        }
+        run.await
+    }
+}
+
+fn changes(plan: &Plan) -> String {
+    let step = |step: &plan::PlannedStep| format!("{} {:?} {:?}", step.id, step.action, step.reasons);
+    plan.steps.iter().filter(|s| s.action != Action::NoOp).map(step).collect::<Vec<_>>().join("; ")
+}
