@@ -70,6 +70,11 @@ pub(super) async fn run(context: &Context, args: &ApplyArgs) -> Result<u8, Failu
     session.set_spec_path(planned.spec.source_map.path());
     let summary = execute(context, &session, &planned, &args.execute).await?;
     judge(&session, &summary)?;
+    if planned.plan.is_blind() {
+        // Now that the host answers, what drifted on it shows.
+        let spec = load_spec(context, &spec_path(context, &spec_file))?;
+        apply_unasked(context, &session, spec, &args.execute).await?;
+    }
     if text {
         context.ui.note(&format!(
             "Lane `{lane}` is up: {} steps done in {:.1} s. `lane ssh {lane}` goes there, `lane destroy {lane}` takes it down.",
@@ -129,7 +134,7 @@ fn stale(saved: &Plan, why: &str) -> Failure {
         .hint(format!("make a new one: `lane plan {}`", saved.spec.path))
 }
 
-/// Applies a spec without asking, for `lane run`.
+/// Applies a spec without asking.
 pub(super) async fn apply_unasked(
     context: &Context,
     session: &SharedSession,

@@ -310,6 +310,7 @@ impl Candidate<'_> {
         let missing = matches!(self.step.work, Work::Secret(_));
         because(if missing { Action::Create } else { Action::Rerun }, self.drift(done));
         because(Action::Rerun, failure(done).into_iter().collect());
+        because(Action::Rerun, self.unreachable());
         let requested = self.input.rerun.contains(self.id);
         because(Action::Rerun, if requested { vec![Reason::Requested] } else { vec![] });
         because(self.in_place(), self.changed(done));
@@ -336,6 +337,12 @@ impl Candidate<'_> {
             return (self.looks_again(), ran);
         }
         (action, reasons)
+    }
+
+    /// A host that did not answer has to before anything else is known of it.
+    fn unreachable(&self) -> Vec<Reason> {
+        let why = self.input.observed.unreachable.clone().filter(|_| self.step.work == Work::AwaitSsh);
+        why.map(|why| Reason::Unreachable { why }).into_iter().collect()
     }
 
     /// What a change of the step's own inputs does.
@@ -1125,12 +1132,13 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_does_not_answer_is_taken_from_the_record_with_a_note() {
+    fn a_host_that_does_not_answer_is_waited_for_and_taken_from_the_record_meanwhile() {
         let mut scene = Scene::applied();
         scene.observed.view = None;
         scene.observed.unreachable = Some("no connection".to_owned());
         let plan = scene.plan();
-        assert!(plan.is_empty());
+        assert_eq!(changes(&plan), ["await/ssh rerun"]);
+        assert!(plan.is_blind());
         assert!(plan.notes.iter().any(|note| note.contains("no connection")), "{:?}", plan.notes);
         scene.observed = Observed { host: ObservedHost::NotAsked, view: None, unreachable: None };
         let plan = scene.plan();

@@ -66,6 +66,11 @@ pub enum Reason {
         /// As observed.
         observed: String,
     },
+    /// The host did not answer, so nobody knows what drifted on it.
+    Unreachable {
+        /// What was said.
+        why: String,
+    },
     /// No longer in the spec.
     NotInSpec,
     /// Asked for by the operator.

@@ -125,4 +125,10 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.changes().next().is_none()
     }
+
+    /// Tells whether the host is there and did not answer: what drifted on it shows only in the next plan.
+    pub fn is_blind(&self) -> bool {
+        self.changes()
+            .any(|step| step.reasons.iter().any(|reason| matches!(reason, super::Reason::Unreachable { .. })))
+    }
 }

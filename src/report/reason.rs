@@ -36,6 +36,7 @@ pub fn word(reason: &Reason) -> String {
         Reason::Drift { what, recorded, observed } => {
             format!("drift: {what} is {}, was {}", short(observed), short(recorded))
         }
+        Reason::Unreachable { why } => format!("the host did not answer: {}", short(why)),
         Reason::NotInSpec => "not in the spec any more".to_owned(),
         Reason::Requested => "asked for".to_owned(),
     }

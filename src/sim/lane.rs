@@ -218,7 +218,10 @@ impl Lane {
         if verb == Verb::Plan {
             return failed(&changes(&plan));
         }
+        let blind = plan.is_blind();
         match self.execute(session, &plan, trial).await {
+            // As `lane apply` does: now that the host answers, what drifted on it shows.
+            Ok(summary) if summary.is_success() && blind => Box::pin(self.process(verb, trial)).await,
             Ok(summary) if summary.is_success() => Ended::Done,
             Ok(summary) => {
                 let text = summary.failed.iter().map(|step| format!("{}: {}", step.step, step.error));
