@@ -1,4 +1,4 @@
-//! Any text is a spec or a list of complaints, never a panic: `cargo +nightly fuzz run spec_load fuzz/corpus tests/fixtures/specs/good tests/fixtures/specs/bad`.
+//! Any text is a spec or a list of complaints, never a panic.
 #![no_main]
 
 use std::collections::BTreeMap;

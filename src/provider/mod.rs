@@ -210,6 +210,16 @@ pub struct Residue {
     pub id: String,
     /// Where it was found, for people.
     pub detail: String,
+    /// What to give to [`Provider::destroy`] to be rid of it: its host's id, also when that host is gone.
+    pub host: HostId,
+    /// When it was made, where the provider says.
+    pub created_at: Option<Timestamp>,
+}
+
+impl fmt::Display for Residue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({})", self.kind, self.id, self.detail)
+    }
 }
 
 /// Why a provider did not do what it was asked; each kind is something that a caller can act on.
@@ -293,7 +303,8 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
     /// Lists matching hosts in every region and every state but gone; none is `Ok(vec![])`, two for one label is both.
     async fn find(&self, selector: &Selector) -> Result<Vec<Host>, ProviderError>;
 
-    /// Asks for deletion of the host and of all that was made with it; already gone is `Ok(())`.
+    /// Asks for deletion of the host and of all that was made with it, also when the host itself is gone already; with
+    /// nothing left it is `Ok(())`.
     async fn destroy(&self, id: &HostId) -> Result<(), ProviderError>;
 
     /// Lists what still costs money or takes room; verify-gone needs this empty.

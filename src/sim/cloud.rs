@@ -396,6 +396,8 @@ impl Provider for Cloud {
             kind: "disk".to_owned(),
             id: format!("disk-{}", machine.id),
             detail: "50 GB".to_owned(),
+            host: machine.id.clone(),
+            created_at: Some(machine.created_at),
         };
         Ok(ledger.machines.iter().filter(left).map(disk).collect())
     }

@@ -97,11 +97,16 @@ fn i1_a_run_may_die_at_every_point() {
     let apply = Op::Run(Verb::Apply, Trial::default());
     let lost_create = Trial { dies_after: Some("create lane-"), ..Trial::default() };
     // What was before the run that dies: nothing, a lane that is up, one that needs a new host, one half destroyed.
-    let before: [(&str, Vec<Op>, Verb); 6] = [
+    let before: [(&str, Vec<Op>, Verb); 7] = [
         ("first apply", vec![], Verb::Apply),
         (
             "apply after an edit",
             vec![apply.clone(), Op::Edit(story::Edit::Unit), Op::Edit(story::Edit::Source)],
+            Verb::Apply,
+        ),
+        (
+            "apply that removes a file",
+            vec![Op::Edit(story::Edit::Source), apply.clone(), Op::Edit(story::Edit::SourceShrinks)],
             Verb::Apply,
         ),
         ("apply that replaces", vec![apply.clone(), Op::Edit(story::Edit::Sku)], Verb::Apply),

@@ -286,6 +286,11 @@ pub(super) fn parse(file: &Path, bytes: &[u8]) -> Result<Option<Journal>, StateE
     Ok(opened.map(|(lineage, base_serial)| Journal { lineage, base_serial, entries, whole: whole as u64 }))
 }
 
+/// Reads the bytes of a journal, without a last line that a crash cut short; `file` is for messages.
+pub fn read_journal(file: &Path, bytes: &[u8]) -> Result<Vec<Entry>, StateError> {
+    Ok(parse(file, bytes)?.map(|journal| journal.entries).unwrap_or_default())
+}
+
 /// Writes one entry in one write and returns once it is on the disk.
 pub(super) fn write_line(file: &mut File, path: &Path, entry: &Entry) -> io::Result<()> {
     let mut line = serde_json::to_vec(entry).map_err(io::Error::other)?;

@@ -8,7 +8,7 @@ mod lock;
 mod record;
 mod store;
 
-pub use journal::{Entry, JournalEvent, replay};
+pub use journal::{Entry, JournalEvent, read_journal, replay};
 pub use lock::{Holder, LockGuard};
 pub use record::{HostRecord, InDoubt, Outcome, Record, RunId, StepRecord};
-pub use store::{LaneDir, SharedSession, StateError};
+pub use store::{LaneDir, SharedSession, StateError, read_plan, read_record};

@@ -189,6 +189,16 @@ fn parse<T: DeserializeOwned>(
     serde_json::from_value(value).map_err(damaged)
 }
 
+/// Reads the bytes of a `state.json`; `file` is for messages.
+pub fn read_record(file: &Path, bytes: &[u8]) -> Result<Record, StateError> {
+    parse(file, bytes, Record::FORMAT_VERSION, MIGRATIONS)
+}
+
+/// Reads the bytes of a saved plan; `file` is for messages.
+pub fn read_plan(file: &Path, bytes: &[u8]) -> Result<Plan, StateError> {
+    parse(file, bytes, Plan::FORMAT_VERSION, &[])
+}
+
 /// Names of the form `<prefix><number><suffix>` in a folder, by number.
 fn numbered(dir: &Path, prefix: &str, suffix: &str) -> Vec<(u64, String)> {
     let number = |name: &str| name.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok();
@@ -338,7 +348,7 @@ impl LaneDir {
     pub fn load_plan(&self) -> Result<Option<Plan>, StateError> {
         let path = self.plan_path();
         let Some(bytes) = read(&path)? else { return Ok(None) };
-        parse(&path, &bytes, Plan::FORMAT_VERSION, &[]).map(Some)
+        read_plan(&path, &bytes).map(Some)
     }
 
     /// Drops the saved plan: it was applied, or it no longer counts.
@@ -419,7 +429,7 @@ impl LaneDir {
         };
         let file = self.record_path();
         let mut record = match (read(&file)?, &journal) {
-            (Some(bytes), _) => parse(&file, &bytes, Record::FORMAT_VERSION, MIGRATIONS)?,
+            (Some(bytes), _) => read_record(&file, &bytes)?,
             (None, Some(Some(journal))) if journal.base_serial == 0 => {
                 Record::new(&self.lane, journal.lineage.clone())
             }

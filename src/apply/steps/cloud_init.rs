@@ -101,6 +101,12 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
     }
 }
 
+/// Judges one answer of the host as the step does: `None` while cloud-init goes on.
+pub fn judge(stdout: &[u8]) -> Result<Option<StepOutcome>, StepError> {
+    let look: Look = reply(LOOK.name, stdout)?;
+    if look.done { outcome(&look, look.warnings.len()).map(Some) } else { Ok(None) }
+}
+
 fn outcome(look: &Look, warnings: usize) -> Result<StepOutcome, StepError> {
     if look.errors.is_empty() {
         let summary = match warnings {

@@ -16,7 +16,7 @@ pub(in crate::apply) const SECRETS: &str = "/var/lib/lane/secrets";
 pub(in crate::apply) const UNITS: &str = "/etc/systemd/system";
 
 /// How often an attempt is made again that is safe to repeat.
-pub(super) const RETRIES: u32 = 3;
+pub(in crate::apply) const RETRIES: u32 = 3;
 
 const PLAIN: &str = r#"exec python3 -I -S -c "$@""#;
 
@@ -118,15 +118,6 @@ impl StepContext {
         }
     }
 
-    /// Waits, unless the run is aborted; for work that a first Ctrl-C must not leave half-done.
-    pub(super) async fn pause_through_stop(&self, time: Duration) -> Result<(), StepError> {
-        tokio::select! {
-            biased;
-            () = self.run.abort.cancelled() => Err(StepError::Stopped),
-            () = tokio::time::sleep(time) => Ok(()),
-        }
-    }
-
     /// Returns the moment at which this step's time is over.
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.step.timeout
@@ -147,18 +138,18 @@ impl StepContext {
 
 /// Waiting times that grow from 0.2 s to 3 s.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(in crate::apply) struct Backoff {
     /// How many waits were given out.
-    pub(super) tries: u32,
+    pub(in crate::apply) tries: u32,
     next: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new() -> Self {
+    pub(in crate::apply) fn new() -> Self {
         Self { tries: 0, next: Duration::from_millis(200) }
     }
 
-    pub(super) fn next(&mut self) -> Duration {
+    pub(in crate::apply) fn next(&mut self) -> Duration {
         let now = self.next;
         self.tries += 1;
         self.next = (now * 8 / 5).min(Duration::from_secs(3));

@@ -15,11 +15,14 @@ mod sync;
 #[cfg(test)]
 pub(in crate::apply) mod testing;
 
+pub use cloud_init::judge as judge_cloud_init;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::apply::cloud::Cloud;
 use crate::apply::event::{Event, EventSink};
 use crate::inputs::Inputs;
 use crate::plan::{Action, PlannedStep, Work};
@@ -137,6 +140,17 @@ impl StepContext {
             step: self.step.id.clone(),
             line: line.to_owned(),
         });
+    }
+
+    /// Returns the cloud, telling of itself as this step.
+    pub fn cloud(&self) -> Cloud<'_> {
+        Cloud {
+            provider: self.run.provider.as_ref(),
+            entry: self.run.entry,
+            world: &self.run.world,
+            abort: &self.run.abort,
+            note: Box::new(|note| self.note(note)),
+        }
     }
 
     /// Returns the way to the recorded host.

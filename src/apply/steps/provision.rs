@@ -12,9 +12,7 @@ use super::destroy::take_down;
 use super::host::{Backoff, RETRIES};
 use super::{StepContext, StepError, StepOutcome};
 use crate::plan::{Action, Digest, Fingerprint};
-use crate::provider::{
-    ClientToken, CreateRequest, Host, HostId, HostStatus, Label, Money, ProviderError, Residue, Selector,
-};
+use crate::provider::{ClientToken, CreateRequest, Host, HostId, HostStatus, Money, ProviderError};
 use crate::spec::{AllowFrom, Spec};
 use crate::state::{HostRecord, JournalEvent};
 use crate::transport::LaneKeys;
@@ -210,7 +208,7 @@ async fn settle(context: &StepContext, in_doubt: bool) -> Result<Option<Host>, S
         context.note(format!("an earlier host may still be hidden; looks for {label} for up to {lag:?}"));
     }
     loop {
-        let mut hosts = find(context, &label).await?;
+        let mut hosts = context.cloud().find(&label).await?;
         match hosts.len() {
             0 if in_doubt && Instant::now() < until => {
                 let left = until.saturating_duration_since(Instant::now());
@@ -230,39 +228,6 @@ async fn settle(context: &StepContext, in_doubt: bool) -> Result<Option<Host>, S
                     all.join(", ")
                 )));
             }
-        }
-    }
-}
-
-/// Lists the hosts that carry exactly this label; asks again when the cloud has a moment's trouble.
-pub(super) async fn find(context: &StepContext, label: &Label) -> Result<Vec<Host>, StepError> {
-    let selector = Selector::Label(label.clone());
-    let mut hosts = patiently(context, || context.run.provider.find(&selector)).await?;
-    hosts.retain(|host| host.label == *label);
-    Ok(hosts)
-}
-
-/// Lists what else is left of this label; asks again when the cloud has a moment's trouble.
-pub(super) async fn residue(context: &StepContext, label: &Label) -> Result<Vec<Residue>, StepError> {
-    let selector = Selector::Label(label.clone());
-    patiently(context, || context.run.provider.residue(&selector)).await
-}
-
-/// Repeats a question, never a create.
-async fn patiently<T, F>(context: &StepContext, mut ask: impl FnMut() -> F) -> Result<T, StepError>
-where
-    F: Future<Output = Result<T, ProviderError>>,
-{
-    let mut backoff = Backoff::new();
-    loop {
-        match ask().await {
-            Err(error @ (ProviderError::Transient { .. } | ProviderError::Ambiguous { .. }))
-                if backoff.tries < RETRIES =>
-            {
-                context.note(format!("{error}; asks again"));
-                context.pause_through_stop(backoff.next()).await?;
-            }
-            other => return Ok(other?),
         }
     }
 }
@@ -308,7 +273,7 @@ async fn wait_for_address(context: &StepContext) -> Result<(HostId, std::net::Ip
     let deadline = context.deadline();
     let mut backoff = Backoff::new();
     loop {
-        let found = find(context, &label).await?.into_iter().find(|host| host.id == id);
+        let found = context.cloud().find(&label).await?.into_iter().find(|host| host.id == id);
         let seen = match &found {
             Some(Host {
                 address: Some(address),
@@ -373,6 +338,7 @@ mod tests {
     use super::super::testing::{Bench, CreateFault, LAG, fingerprint};
     use super::*;
     use crate::plan::Work;
+    use crate::provider::Label;
 
     async fn provision(bench: &Bench) -> Result<StepOutcome, StepError> {
         run(&bench.context(Work::Provision, Action::Create)).await

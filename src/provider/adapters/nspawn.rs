@@ -258,7 +258,8 @@ impl Part {
             Self::Folder(path) => ("folder", path.clone()),
             Self::Card(path) => ("record", path.clone()),
         };
-        Residue { kind: kind.to_owned(), id, detail: format!("of {owner}, on this machine") }
+        let detail = format!("of {owner}, on this machine");
+        Residue { kind: kind.to_owned(), id, detail, host: HostId::new(owner), created_at: None }
     }
 }
 
