@@ -37,6 +37,9 @@ impl std::fmt::Debug for Cloud<'_> {
     }
 }
 
+/// Tells whether a host is to be left alone.
+pub type Spare<'a> = dyn Fn(&Host) -> bool + Send + Sync + 'a;
+
 /// What is known of a host that is to go.
 #[derive(Debug, Clone)]
 pub struct Known {
@@ -105,7 +108,18 @@ impl Cloud<'_> {
         known: Option<&Known>,
         limit: Duration,
     ) -> Result<Receipt, StepError> {
-        match self.until_gone(label, known, limit).await {
+        self.take_down_unless(label, known, limit, &|_| false).await
+    }
+
+    /// Does the same, but stops before it touches anything more as soon as a host shows up that is to be spared.
+    pub async fn take_down_unless(
+        &self,
+        label: &Label,
+        known: Option<&Known>,
+        limit: Duration,
+        spare: &Spare<'_>,
+    ) -> Result<Receipt, StepError> {
+        match self.until_gone(label, known, limit, spare).await {
             Err(StepError::Provider(error)) => {
                 let remedy = match &error {
                     ProviderError::Unavailable { remedy, .. } => format!(" ({remedy})"),
@@ -122,6 +136,7 @@ impl Cloud<'_> {
         label: &Label,
         known: Option<&Known>,
         limit: Duration,
+        spare: &Spare<'_>,
     ) -> Result<Receipt, StepError> {
         let selector = Selector::Label(label.clone());
         let lag = self.entry.listing_lag;
@@ -139,6 +154,12 @@ impl Cloud<'_> {
         bill.extend(known.and_then(|host| Some((host.id.clone()?, host.clone()))));
         let empty_listings = loop {
             for host in self.find(label).await? {
+                if spare(&host) {
+                    return Err(StepError::Failed(format!(
+                        "host {} of {label} is not to go; stopped",
+                        host.id
+                    )));
+                }
                 pending.insert(host.id.clone());
                 let created_at = host.created_at.unwrap_or_else(|| self.world.now());
                 let found =
@@ -203,6 +224,47 @@ impl Cloud<'_> {
             created_at: bill.values().map(|host| host.created_at).min(),
             gone_at,
             spend_estimate: self.spend(bill.values(), gone_at),
+        })
+    }
+
+    /// Removes what is left of a host that is gone, until nothing of it is listed twice, the listing lag apart.
+    pub async fn clear(&self, id: &HostId, limit: Duration) -> Result<Receipt, StepError> {
+        let (lag, deadline) = (self.entry.listing_lag, Instant::now() + limit);
+        let (mut seen, mut listings): (BTreeSet<Object>, Vec<(Instant, EmptyListing)>) = Default::default();
+        loop {
+            if let Err(error) = self.provider.destroy(id).await {
+                (self.note)(error.to_string());
+            }
+            let mut rest = self.residue(&Selector::Owned).await?;
+            rest.retain(|part| part.host == *id);
+            seen.extend(rest.iter().map(Object::of_residue));
+            let now = Instant::now();
+            if !rest.is_empty() {
+                listings.clear();
+                if now >= deadline {
+                    let left: Vec<String> = rest.iter().map(ToString::to_string).collect();
+                    return Err(may_cost(&format!("after {limit:?} there is still {}", left.join(", "))));
+                }
+            } else if listings.first().is_none_or(|(first, _)| now.saturating_duration_since(*first) >= lag) {
+                listings.push((now, EmptyListing { at: self.world.now(), hosts: 0, residue: 0 }));
+            }
+            if listings.len() == 2 {
+                break;
+            }
+            self.pause((lag / 10).clamp(Duration::from_millis(200), Duration::from_secs(5))).await?;
+        }
+        Ok(Receipt {
+            format_version: 1,
+            lane: String::new(),
+            lineage: String::new(),
+            label: id.to_string(),
+            provider: self.entry.name.to_owned(),
+            destroyed: seen.into_iter().collect(),
+            empty_listings: listings.into_iter().map(|(_, listing)| listing).collect(),
+            listing_lag_seconds: lag.as_secs_f64(),
+            created_at: None,
+            gone_at: self.world.now(),
+            spend_estimate: None,
         })
     }
 

@@ -2,19 +2,58 @@
 
 use clap::Args;
 
+use super::inventory::{self, PlaceArgs};
 use super::lane::known_lanes;
 use super::{Context, Format};
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 
-/// List the lanes that have state here; looks at nothing else.
+/// List the lanes that have state here, or what the clouds hold of ours, recorded or not.
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
+    /// Ask the providers for everything that carries lane's labels, recorded here or not.
+    #[arg(long)]
+    cloud: bool,
+    #[command(flatten)]
+    places: PlaceArgs,
     /// What to write.
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }
 
+impl ListArgs {
+    /// Tells whether more than the state is looked at.
+    pub(super) fn asks_clouds(&self) -> bool {
+        self.cloud
+    }
+}
+
+/// Lists what the clouds hold of ours.
+pub(super) async fn run_cloud(context: &Context, args: &ListArgs) -> Result<u8, Failure> {
+    let inventory = inventory::take(context, &args.places.places(context)?).await?;
+    let now = context.world.now();
+    let found: Vec<_> = inventory.found.iter().collect();
+    match args.format {
+        Format::Json => {
+            let json = serde_json::json!({
+                "format_version": 1, "found": found.iter().map(|found| found.json(now)).collect::<Vec<_>>(),
+                "unasked": inventory.unasked.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            });
+            context.ui.line(&serde_json::to_string_pretty(&json).unwrap_or_default());
+        }
+        Format::Text if found.is_empty() => context.ui.line("Nothing of ours is there."),
+        Format::Text => context.ui.out(&inventory::table(&found, now)),
+    }
+    let mut unasked = inventory.unasked.into_iter();
+    let last = unasked.next_back();
+    unasked.for_each(|failure| context.ui.failure(&failure));
+    last.map_or(Ok(0), Err)
+}
+
 pub(super) fn run(context: &Context, args: &ListArgs) -> Result<u8, Failure> {
+    if !args.places.is_empty() {
+        return Err(Failure::new(Kind::Usage, "a spec or a provider is only asked with --cloud")
+            .hint("`lane list --cloud …`, or `lane list` for the lanes that have state here"));
+    }
     let mut rows = Vec::new();
     let mut damaged = None;
     for dir in known_lanes(context)? {

@@ -7,6 +7,7 @@ mod destroy;
 mod exec;
 mod graph;
 mod init;
+mod inventory;
 mod lane;
 mod list;
 mod logs;
@@ -16,6 +17,7 @@ mod schema;
 mod show;
 pub mod signals;
 mod status;
+mod sweep;
 mod test;
 mod ui;
 mod validate;
@@ -78,6 +80,7 @@ enum VerbArgs {
     Status(status::StatusArgs),
     #[command(alias = "ls")]
     List(list::ListArgs),
+    Sweep(sweep::SweepArgs),
     Show(show::ShowArgs),
     Graph(graph::GraphArgs),
     Ssh(exec::SshArgs),
@@ -125,7 +128,7 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
         VerbArgs::Init(args) => return init::run(&context, &args),
         VerbArgs::Validate(args) => return validate::run(&context, &args),
         VerbArgs::Schema(args) => return Ok(schema::run(&context, &args)),
-        VerbArgs::List(args) => return list::run(&context, &args),
+        VerbArgs::List(args) if !args.asks_clouds() => return list::run(&context, &args),
         VerbArgs::Show(args) => return show::run(&context, &args),
         VerbArgs::Completions(args) => return Ok(complete::run(&context, &args)),
         verb => verb,
@@ -142,6 +145,8 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
             VerbArgs::Run(args) => run::run(&context, &args).await,
             VerbArgs::Test(args) => test::run(&context, &args).await,
             VerbArgs::Status(args) => status::run(&context, &args).await,
+            VerbArgs::List(args) => list::run_cloud(&context, &args).await,
+            VerbArgs::Sweep(args) => sweep::run(&context, &args).await,
             VerbArgs::Graph(args) => graph::run(&context, &args).await,
             VerbArgs::Ssh(args) => exec::run_ssh(&context, &args).await,
             VerbArgs::Exec(args) => exec::run_exec(&context, &args).await,
@@ -149,7 +154,6 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
             VerbArgs::Init(_)
             | VerbArgs::Validate(_)
             | VerbArgs::Schema(_)
-            | VerbArgs::List(_)
             | VerbArgs::Show(_)
             | VerbArgs::Completions(_) => Ok(0),
         }

@@ -76,6 +76,11 @@ pub(super) fn printable(text: &str) -> String {
     shown
 }
 
+/// Shows a text's control characters but for its line ends.
+pub fn printable_lines(text: &str) -> String {
+    text.lines().map(|line| format!("{}\n", printable(line))).collect::<Vec<_>>().concat()
+}
+
 /// Returns the word for one or for many.
 pub(super) fn plural(count: usize, one: &str) -> String {
     if count == 1 { one.to_owned() } else { format!("{one}s") }

@@ -9,5 +9,6 @@
 
 mod boundaries;
 mod cli;
+mod leases;
 mod real_host;
 mod support;

@@ -1073,7 +1073,21 @@ impl Provider for Nspawn {
             Selector::Owned => None,
         };
         let parts = self.parts(site.as_ref().map_or(Scope::All, Scope::One)).await?;
-        Ok(parts.into_iter().map(|(owner, part)| part.residue(&owner)).collect())
+        // A link or a table bears the end of its host's id only; what bears the whole of it says the rest.
+        let ids: Vec<String> = parts
+            .iter()
+            .map(|(owner, _)| owner.clone())
+            .filter(|owner| lineage8_of(owner).is_some())
+            .collect();
+        let whole = |owner: String| match owner.strip_prefix("ln-").or_else(|| owner.strip_prefix("lane_")) {
+            Some(end) => ids
+                .iter()
+                .find(|id| lineage8_of(id) == Some(end))
+                .cloned()
+                .unwrap_or_else(|| format!("lane-unknown-{end}")),
+            None => owner,
+        };
+        Ok(parts.into_iter().map(|(owner, part)| part.residue(&whole(owner))).collect())
     }
 
     async fn console_log(&self, id: &HostId) -> Result<Option<String>, ProviderError> {

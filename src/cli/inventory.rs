@@ -1,0 +1,344 @@
+//! What carries our labels in the clouds, recorded here or not: for `lane list --cloud` and `lane sweep`. Changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::Context;
+use super::lane::{connect, is_path, known_lanes, load_spec, recorded_spec};
+use super::list::columns;
+use crate::apply::cloud::Cloud;
+use crate::error::{Failure, Kind, of_step};
+use crate::provider::{self, Entry, Host, HostId, Label, Money, Provider, Residue, Selector};
+use crate::spec::ProviderSpec;
+use crate::state::{LaneDir, Record};
+
+/// Which clouds are asked.
+#[derive(Debug, Clone, Args)]
+pub(super) struct PlaceArgs {
+    /// Spec files or provider names; with none, every provider that the lanes recorded here use.
+    #[arg(value_name = "SPEC|PROVIDER")]
+    targets: Vec<String>,
+    /// A key of a provider given by its name, as `project=my-project` (may be given several times).
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    keys: Vec<(String, String)>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("it has the form KEY=VALUE".to_owned()),
+    }
+}
+
+impl PlaceArgs {
+    /// Tells whether nothing was named.
+    pub(super) fn is_empty(&self) -> bool {
+        self.targets.is_empty() && self.keys.is_empty()
+    }
+
+    /// Returns the providers to ask, each configuration once.
+    pub(super) fn places(&self, context: &Context) -> Result<Vec<ProviderSpec>, Failure> {
+        let mut places: Vec<ProviderSpec> = Vec::new();
+        let mut add = |place: ProviderSpec| {
+            if !places.iter().any(|known| known.name == place.name && known.config == place.config) {
+                places.push(place);
+            }
+        };
+        for target in &self.targets {
+            if is_path(target) {
+                add(load_spec(context, Path::new(target))?.provider);
+            } else {
+                add(self.by_name(target)?);
+            }
+        }
+        if self.targets.is_empty() {
+            for dir in known_lanes(context)? {
+                let Some(record) = dir.load()? else { continue };
+                if let Some(host) = &record.host {
+                    add(ProviderSpec { name: host.provider.clone(), config: host.provider_config.clone() });
+                } else if let Some(spec) = recorded_spec(context, &record) {
+                    add(spec.provider);
+                }
+            }
+        }
+        if places.is_empty() {
+            let names: Vec<&str> = provider::entries().iter().map(|entry| entry.name).collect();
+            return Err(Failure::new(Kind::Usage, "no lane recorded here says which provider to ask")
+                .hint(format!("name a spec, or a provider: {}", names.join(", "))));
+        }
+        Ok(places)
+    }
+
+    fn by_name(&self, name: &str) -> Result<ProviderSpec, Failure> {
+        let names = || provider::entries().iter().map(|entry| entry.name);
+        if provider::by_name(name).is_none() {
+            let failure = Failure::new(Kind::Usage, format!("there is no provider `{name}`"));
+            return Err(match crate::spec::closest(name, names()) {
+                Some(close) => failure.hint(format!("did you mean `{close}`?")),
+                None => failure.hint(format!(
+                    "the providers are {}; a spec is given by its path",
+                    names().collect::<Vec<_>>().join(", ")
+                )),
+            });
+        }
+        let config: serde_json::Map<String, Value> =
+            self.keys.iter().map(|(key, value)| (key.clone(), Value::String(value.clone()))).collect();
+        Ok(ProviderSpec { name: name.to_owned(), config: Value::Object(config) })
+    }
+}
+
+/// A provider that answers.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) entry: &'static Entry,
+    pub(super) provider: Arc<dyn Provider>,
+}
+
+impl Place {
+    /// Returns the way to ask it, its notes going to the terminal.
+    pub(super) fn cloud<'a>(&'a self, context: &'a Context, abort: &'a CancellationToken) -> Cloud<'a> {
+        Cloud {
+            provider: self.provider.as_ref(),
+            entry: self.entry,
+            world: &context.world,
+            abort,
+            note: Box::new(|note| context.ui.note(&format!("  {note}"))),
+        }
+    }
+}
+
+/// What is one thing to keep or to take down.
+#[derive(Debug, Clone)]
+pub(super) enum What {
+    /// A lane's hosts; more than one is a fault that a sweep mends.
+    Lane { label: Label, hosts: Vec<Host> },
+    /// What is left of a host that is gone.
+    Orphan { host: HostId, parts: Vec<Residue> },
+}
+
+/// Something of ours in a cloud.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) place: Place,
+    pub(super) what: What,
+    /// The lane of that lineage, if it has state here.
+    pub(super) recorded: Option<(LaneDir, Box<Record>)>,
+}
+
+/// What was found, and which providers could not be asked.
+#[derive(Debug, Default)]
+pub(super) struct Inventory {
+    pub(super) found: Vec<Found>,
+    pub(super) unasked: Vec<Failure>,
+}
+
+/// Asks every place for all that carries our labels.
+pub(super) async fn take(context: &Context, places: &[ProviderSpec]) -> Result<Inventory, Failure> {
+    let mut lanes = BTreeMap::new();
+    for dir in known_lanes(context)? {
+        // One damaged lane must not keep its neighbours' hosts out of sight.
+        match dir.load() {
+            Ok(Some(record)) => drop(lanes.insert(record.lineage.clone(), (dir, Box::new(record)))),
+            Ok(None) => {}
+            Err(error) => context.ui.failure(&error.into()),
+        }
+    }
+    let mut inventory = Inventory::default();
+    for place in places {
+        match ask(context, place).await {
+            Err(failure) => inventory.unasked.push(failure),
+            Ok((place, hosts, residue)) => {
+                let mut by_label: BTreeMap<Label, Vec<Host>> = BTreeMap::new();
+                let mut orphans: BTreeMap<HostId, Vec<Residue>> = BTreeMap::new();
+                for part in residue.into_iter().filter(|part| hosts.iter().all(|host| host.id != part.host)) {
+                    orphans.entry(part.host.clone()).or_default().push(part);
+                }
+                for host in hosts {
+                    by_label.entry(host.label.clone()).or_default().push(host);
+                }
+                inventory.found.extend(by_label.into_iter().map(|(label, hosts)| Found {
+                    place: place.clone(),
+                    recorded: lanes.get(&label.lineage).cloned(),
+                    what: What::Lane { label, hosts },
+                }));
+                inventory.found.extend(orphans.into_iter().map(|(host, parts)| Found {
+                    place: place.clone(),
+                    recorded: None,
+                    what: What::Orphan { host, parts },
+                }));
+            }
+        }
+    }
+    Ok(inventory)
+}
+
+async fn ask(context: &Context, place: &ProviderSpec) -> Result<(Place, Vec<Host>, Vec<Residue>), Failure> {
+    let (provider, entry) = connect(context, place)?;
+    let (place, abort) = (Place { entry, provider }, CancellationToken::new());
+    let cloud = place.cloud(context, &abort);
+    let failed = |error| of_step(&error, error.to_string());
+    let hosts = cloud.find_owned().await.map_err(failed)?;
+    let residue = cloud.residue(&Selector::Owned).await.map_err(failed)?;
+    drop(cloud);
+    Ok((place, hosts, residue))
+}
+
+impl Found {
+    /// Returns the lane's name, as far as the cloud's labels or names tell it.
+    pub(super) fn lane(&self) -> Option<&str> {
+        match &self.what {
+            What::Lane { label, .. } => Some(&label.lane),
+            // `lane-<name>-<lineage8>`, where a provider's ids are our own names.
+            What::Orphan { host, .. } => {
+                let name = host.as_str().strip_prefix("lane-")?;
+                let (name, lineage8) = name.rsplit_once('-')?;
+                (lineage8.len() == 8).then_some(name)
+            }
+        }
+    }
+
+    /// Returns when the last of its leases ends; `None` where no label says so.
+    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+        let What::Lane { hosts, .. } = &self.what else { return None };
+        let recorded = self.recorded.as_ref().and_then(|(_, record)| record.host.as_ref());
+        let ends = hosts.iter().map(|host| host.expires_at).collect::<Option<Vec<_>>>()?;
+        // An extension may have been cut off between the record and the label.
+        ends.into_iter().chain(recorded.map(|host| host.expires_at)).max()
+    }
+
+    /// Returns when the oldest part was made.
+    pub(super) fn created_at(&self) -> Option<Timestamp> {
+        match &self.what {
+            What::Lane { hosts, .. } => hosts.iter().filter_map(|host| host.created_at).min(),
+            What::Orphan { parts, .. } => parts.iter().filter_map(|part| part.created_at).min(),
+        }
+    }
+
+    /// Returns the price of an hour and what it came to, by the dated price table.
+    fn cost(&self, now: Timestamp) -> Option<(Money, Money)> {
+        let What::Lane { hosts, .. } = &self.what else { return None };
+        let mut sum: Option<(Money, Money)> = None;
+        for host in hosts {
+            let price = (self.place.entry.price)(&host.sku, &host.region)?.per_hour;
+            let alive = Duration::try_from(now.duration_since(host.created_at?)).unwrap_or_default();
+            let cost = price.for_duration(alive);
+            sum = Some(match sum {
+                None => (price, cost),
+                Some((mut hour, mut total)) => {
+                    hour.micros = hour.micros.saturating_add(price.micros);
+                    total.micros = total.micros.saturating_add(cost.micros);
+                    (hour, total)
+                }
+            });
+        }
+        sum
+    }
+
+    /// Names it for people.
+    pub(super) fn name(&self) -> String {
+        match &self.what {
+            What::Lane { label, .. } => format!("{label} at {}", self.place.entry.name),
+            What::Orphan { host, .. } => format!("what is left of {host} at {}", self.place.entry.name),
+        }
+    }
+
+    fn row(&self, now: Timestamp) -> [String; 9] {
+        let dash = || "-".to_owned();
+        let (what, sku) = match &self.what {
+            What::Lane { hosts, .. } => {
+                let ids: Vec<&str> = hosts.iter().map(|host| host.id.as_str()).collect();
+                let sku = hosts.first().map(|host| format!("{} in {}", host.sku, host.region));
+                (ids.join(", "), sku.unwrap_or_else(dash))
+            }
+            What::Orphan { parts, .. } => {
+                let parts: Vec<String> =
+                    parts.iter().map(|part| format!("{} {}", part.kind, part.id)).collect();
+                (parts.join(", "), dash())
+            }
+        };
+        let lineage = match &self.what {
+            What::Lane { label, .. } => label.lineage8().to_owned(),
+            What::Orphan { .. } => dash(),
+        };
+        let cost = self.cost(now);
+        let lease = match self.expires_at() {
+            Some(end) if end <= now => format!("over since {}", span(now, end)),
+            Some(end) => format!("{} left", span(now, end)),
+            None => "unknown".to_owned(),
+        };
+        [
+            self.lane().unwrap_or("-").to_owned(),
+            lineage,
+            self.place.entry.name.to_owned(),
+            what,
+            sku,
+            self.created_at().map_or_else(dash, |made| span(now, made)),
+            lease,
+            cost.map_or_else(dash, |(hour, total)| format!("{hour}/h, {total}")),
+            if self.recorded.is_some() { "yes".to_owned() } else { "no".to_owned() },
+        ]
+    }
+
+    /// Returns it for machines.
+    pub(super) fn json(&self, now: Timestamp) -> Value {
+        let cost = self.cost(now);
+        let mut value = json!({
+            "provider": self.place.entry.name, "lane": self.lane(), "created_at": self.created_at(),
+            "expires_at": self.expires_at(), "expired": self.expires_at().map(|end| end <= now),
+            "per_hour": cost.as_ref().map(|(hour, _)| hour), "so_far": cost.as_ref().map(|(_, total)| total),
+            "recorded": self.recorded.is_some(),
+        });
+        match &self.what {
+            What::Lane { label, hosts } => {
+                value["lineage"] = json!(label.lineage);
+                value["hosts"] = json!(hosts);
+            }
+            What::Orphan { parts, .. } => value["residue"] = json!(parts),
+        }
+        value
+    }
+}
+
+/// Shows what was found as a table.
+pub(super) fn table(found: &[&Found], now: Timestamp) -> String {
+    let head =
+        ["LANE", "LINEAGE", "PROVIDER", "WHAT", "SKU", "AGE", "LEASE", "COST", "RECORDED"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(head).chain(found.iter().map(|found| found.row(now))).collect();
+    crate::report::reason::printable_lines(&columns(&rows))
+}
+
+/// Words the time between two moments in its two largest units.
+fn span(one: Timestamp, other: Timestamp) -> String {
+    let seconds = one.duration_since(other).unsigned_abs().as_secs();
+    match (seconds / 86_400, seconds % 86_400 / 3_600, seconds % 3_600 / 60, seconds % 60) {
+        (0, 0, 0, seconds) => format!("{seconds} s"),
+        (0, 0, minutes, _) => format!("{minutes} min"),
+        (0, hours, minutes, _) => format!("{hours} h {minutes} min"),
+        (days, hours, ..) => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_read_like_speech() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let shown = [5, 119, 3_700, 90_000].map(|seconds| span(at(0), at(seconds)));
+        assert_eq!(shown, ["5 s", "1 min", "1 h 1 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn keys_are_pairs() {
+        assert_eq!(key_value("project=a=b"), Ok(("project".to_owned(), "a=b".to_owned())));
+        assert!(key_value("project").is_err() && key_value("=x").is_err());
+    }
+}

@@ -1,0 +1,104 @@
+//! Leases and sweeps: what takes a host down when nobody remembers it, on hosts that really boot.
+
+use std::time::Duration;
+
+use crate::support::{Lab, can_boot_hosts, small};
+
+fn found(lab: &Lab) -> Vec<serde_json::Value> {
+    let listed = lab.run(&["list", "--cloud", "nspawn", "--format", "json"]).exits(0).json();
+    listed["found"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|found| found["lane"] == lab.lane.as_str())
+        .cloned()
+        .collect()
+}
+
+#[test]
+fn real_host_without_state_is_seen_and_swept_by_its_labels_alone() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let lab = small("sweep-me", 0);
+    let neighbour = small("sweep-me-not", 0);
+    for lab in [&lab, &neighbour] {
+        lab.apply().exits(0);
+    }
+    let (lineage8, other8) = (lab.lineage8(), neighbour.lineage8());
+    assert_eq!(found(&lab)[0]["recorded"], true);
+
+    // Everything that knew of the host is lost.
+    std::fs::remove_dir_all(lab.path().join("state")).unwrap();
+    let seen = found(&lab);
+    assert_eq!((seen.len(), &seen[0]["recorded"], &seen[0]["expired"]), (1, &false.into(), &false.into()));
+    assert!(lab.run(&["list", "--cloud", lab.spec_arg()]).exits(0).stdout.contains(&lineage8));
+
+    // Nothing goes without a choice, without a yes, by a dry run, or before its lease is over.
+    assert!(lab.run(&["sweep", "nspawn", "-y"]).exits(64).stderr.contains("--expired"));
+    lab.run(&["sweep", "nspawn", "--lane", &lab.lane]).exits(64);
+    assert!(
+        lab.run(&["sweep", "nspawn", "--lane", &lab.lane, "--dry-run"]).exits(0).stdout.contains(&lineage8)
+    );
+    lab.run(&["sweep", "nspawn", "--lane", "sweep", "-y"]).exits(0);
+    lab.run(&["sweep", "nspawn", "--expired", "-y"]).exits(0);
+    assert_eq!(Lab::containers(&lineage8), 1);
+
+    let swept = lab.run(&["sweep", "nspawn", "--lane", &lab.lane, "-y", "--format", "json"]).exits(0).json();
+    assert_eq!(swept["gone"][0]["destroyed"][0]["kind"], "host");
+    assert_eq!(Lab::traces(&lineage8), Vec::<String>::new());
+    assert_eq!(Lab::containers(&other8), 1, "the neighbour's host went too");
+    let receipts = std::fs::read_dir(lab.path().join("state/sweeps")).unwrap().count();
+    assert_eq!(receipts, 2, "a receipt and its digest");
+    assert!(
+        lab.run(&["sweep", "nspawn", "--lane", &lab.lane, "-y"]).exits(0).stdout.contains("Nothing to sweep")
+    );
+    neighbour.destroy();
+}
+
+#[test]
+fn real_host_whose_lease_is_over_is_swept_and_its_state_hears_of_it() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let lab = small("sweep-over", 0);
+    lab.edit("sweep-over.yaml", "ttl: 1h", "ttl: 1m");
+    lab.apply().exits(0);
+    let lineage8 = lab.lineage8();
+    // The host's own timer powers it off; what it leaves on this machine is for a sweep.
+    let deadline = std::time::Instant::now() + Duration::from_secs(180);
+    while found(&lab)[0]["expired"] != true || Lab::containers(&lineage8) > 0 {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the lease of a minute does not end: {:?}",
+            found(&lab)
+        );
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    assert!(!Lab::traces(&lineage8).is_empty());
+    lab.run(&["sweep", "nspawn", "--expired", "-y"]).exits(0);
+    assert_eq!(Lab::traces(&lineage8), Vec::<String>::new());
+    let record = lab.run(&["show", &lab.lane, "--format", "json"]).exits(0).json();
+    assert_eq!(record["host"], serde_json::Value::Null, "the state still knows a host");
+    assert!(lab.run(&["destroy", &lab.lane, "-y"]).exits(0).stdout.contains("Nothing to destroy"));
+}
+
+#[test]
+fn real_host_remains_of_a_host_that_is_gone_are_shown_and_swept() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let lab = small("sweep-rest", 0);
+    lab.apply().exits(0);
+    let lineage8 = lab.lineage8();
+    let card = format!("/var/lib/lane/nspawn/lane-sweep-rest-{lineage8}.json");
+    std::fs::remove_file(&card).unwrap();
+    let seen = found(&lab);
+    assert!(seen.iter().all(|found| found["hosts"].is_null()), "{seen:?}");
+    assert!(seen[0]["residue"].as_array().unwrap().len() > 3, "{seen:?}");
+    // It may be a host that is just being made.
+    lab.run(&["sweep", "nspawn", "--expired", "-y"]).exits(0);
+    assert!(!Lab::traces(&lineage8).is_empty());
+    lab.run(&["sweep", "nspawn", "--lane", &lab.lane, "-y"]).exits(0);
+    assert_eq!(Lab::traces(&lineage8), Vec::<String>::new());
+}
