@@ -9,6 +9,7 @@
 
 mod boundaries;
 mod cli;
+mod examples;
 mod leases;
 mod real_host;
 mod support;
