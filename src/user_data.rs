@@ -27,34 +27,7 @@ const MERGE: &str = "Merge-Type: list(append)+dict(recurse_array)+str()\n";
 /// The lease, as the first thing that runs at every boot: a cloud-init that fails later on has it too.
 ///
 /// Its units wait for nothing, so that a reboot that hangs (for a network, say) ends with the lease all the same.
-const LEASE_SCRIPT: &str = r#"expiry=$1 calendar=$2
-cat >/etc/systemd/system/lane-lease.service <<'UNIT'
-[Unit]
-Description=Power off: the lease of this host has ended
-DefaultDependencies=no
-
-[Service]
-Type=oneshot
-ExecStart=/usr/bin/systemctl poweroff
-UNIT
-cat >/etc/systemd/system/lane-lease.timer <<UNIT
-[Unit]
-Description=Lease of this host
-DefaultDependencies=no
-
-[Timer]
-OnCalendar=$calendar
-AccuracySec=1s
-Persistent=true
-
-[Install]
-WantedBy=timers.target
-UNIT
-systemctl daemon-reload
-systemctl enable lane-lease.timer
-systemctl start --no-block lane-lease.timer
-if [ "$(date +%s)" -ge "$expiry" ]; then systemctl --no-block poweroff; fi
-"#;
+pub const LEASE_SCRIPT: &str = include_str!("user_data/lease.sh");
 
 /// What the host does by itself when its lease ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,8 +133,7 @@ const KINDS: [(&str, &str); 10] = [
 /// Renders the user-data; the same input gives the same bytes.
 pub fn render(input: &UserDataInput<'_>) -> Result<UserData, UserDataError> {
     let expiry = input.expires_at.as_second().to_string();
-    // In UTC and absolute: it means the same after a reboot and in any time zone.
-    let calendar = input.expires_at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
+    let calendar = calendar(input.expires_at);
     let full = own_part(
         input,
         &Variable {
@@ -184,6 +156,11 @@ pub fn render(input: &UserDataInput<'_>) -> Result<UserData, UserDataError> {
     )?;
     let user = input.user_file.map(|(name, text)| Ok((name, kind(name, text)?, text))).transpose()?;
     Ok(UserData { full: multipart(&full, user, true), shown: multipart(&shown, user, false) })
+}
+
+/// Writes a moment for systemd's `OnCalendar=`, in UTC: it means the same after a reboot and in any time zone.
+pub fn calendar(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 /// Checks the size against what a provider takes.

@@ -918,7 +918,13 @@ mod tests {
             diffs: vec![],
             lost: vec![],
             notes: vec![],
-            cost: Cost { per_hour: None, worst_case: None, expires_at: None, ttl: Duration::from_hours(1) },
+            cost: Cost {
+                per_hour: None,
+                worst_case: None,
+                expires_at: None,
+                ttl: Duration::from_hours(1),
+                rings: crate::plan::Rings::default(),
+            },
         }
     }
 

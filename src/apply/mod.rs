@@ -3,6 +3,7 @@
 pub mod cloud;
 pub mod event;
 pub mod executor;
+pub mod lease;
 pub mod receipt;
 pub mod refresh;
 pub mod step_log;

@@ -9,6 +9,7 @@ mod graph;
 mod init;
 mod inventory;
 mod lane;
+mod lease;
 mod list;
 mod logs;
 mod plan;
@@ -80,6 +81,7 @@ enum VerbArgs {
     Status(status::StatusArgs),
     #[command(alias = "ls")]
     List(list::ListArgs),
+    Lease(lease::LeaseArgs),
     Sweep(sweep::SweepArgs),
     Show(show::ShowArgs),
     Graph(graph::GraphArgs),
@@ -123,6 +125,9 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
     })?;
     let state_root = world.cwd().join(&cli.global.state_dir);
     let context = Context { world, ui, state_root };
+    if !matches!(cli.verb, VerbArgs::Schema(_) | VerbArgs::Completions(_)) {
+        lease::warn(&context);
+    }
     // The verbs that never wait start no runtime: they answer in a few milliseconds.
     let verb = match cli.verb {
         VerbArgs::Init(args) => return init::run(&context, &args),
@@ -146,6 +151,7 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
             VerbArgs::Test(args) => test::run(&context, &args).await,
             VerbArgs::Status(args) => status::run(&context, &args).await,
             VerbArgs::List(args) => list::run_cloud(&context, &args).await,
+            VerbArgs::Lease(args) => lease::run(&context, &args).await,
             VerbArgs::Sweep(args) => sweep::run(&context, &args).await,
             VerbArgs::Graph(args) => graph::run(&context, &args).await,
             VerbArgs::Ssh(args) => exec::run_ssh(&context, &args).await,

@@ -1,11 +1,14 @@
 //! `lane status`: what is recorded against what is really there.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::lane::{connect, find_lane, look, recorded_spec};
 use super::{Context, Format};
 use crate::error::{Failure, Kind};
-use crate::plan::ObservedHost;
+use crate::plan::{ObservedHost, Rings};
+use crate::report;
 use crate::spec::ProviderSpec;
 
 /// Look at a lane's host and services now.
@@ -67,8 +70,16 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<u8, Fail
             format!("ends in {} min", left.as_secs() / 60)
         };
         text.extend([format!("  lease    {lease} ({})\n", host.expires_at)]);
+        let rings = Rings::of(&host.provider);
+        text.extend([format!("  ends by  {}\n", report::lease::rings(rings))]);
         if let Some(price) = (entry.price)(&host.sku, &host.region) {
             text.extend([format!("  price    {} per hour ({})\n", price.per_hour, price.source)]);
+            let worst = price.per_hour.for_duration(Duration::try_from(left).unwrap_or_default()).to_string();
+            let until = host.expires_at.to_string();
+            text.extend([format!(
+                "  cost     {}\n",
+                report::lease::if_you_vanish(&worst, &until, true, rings)
+            )]);
         }
         text.extend([format!("  steps    {}\n", super::list::steps_in_words(&record))]);
         if let Some(why) = &observed.unreachable {

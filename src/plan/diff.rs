@@ -11,7 +11,7 @@ use similar::TextDiff;
 use super::desired::input_dependencies;
 use super::{
     Action, Cost, Desired, Digest, Digester, FileDiff, Fingerprint, HostView, Observed, ObservedHost, Plan,
-    PlannedStep, Reason, SpecRef, StepId, StepSpec, Verb, Work,
+    PlannedStep, Reason, Rings, SpecRef, StepId, StepSpec, Verb, Work,
 };
 use crate::inputs::{Inputs, Tree};
 use crate::provider::{Host, HostStatus, KvmSupport, Money, Price};
@@ -115,7 +115,8 @@ pub fn diff(input: &DiffInput<'_>) -> Result<Plan, DiffError> {
         (Action::Replace, _, Some(_)) => lost(input.record),
         _ => vec![],
     };
-    let cost = cost(input.price.as_ref(), input.now, kept, input.spec.lease.ttl);
+    let rings = Rings::of(&input.spec.provider.name);
+    let cost = cost(input.price.as_ref(), input.now, kept, input.spec.lease.ttl, rings);
     Ok(Plan {
         format_version: Plan::FORMAT_VERSION,
         lane: input.spec.name.to_string(),
@@ -546,7 +547,13 @@ fn lost(record: &Record) -> Vec<String> {
     lost
 }
 
-fn cost(price: Option<&Price>, now: Timestamp, kept: Option<&HostRecord>, ttl: Duration) -> Cost {
+fn cost(
+    price: Option<&Price>,
+    now: Timestamp,
+    kept: Option<&HostRecord>,
+    ttl: Duration,
+    rings: Rings,
+) -> Cost {
     let expires_at = kept.map(|host| host.expires_at);
     let left = expires_at.map_or(ttl, |end| Duration::try_from(end.duration_since(now)).unwrap_or_default());
     Cost {
@@ -554,6 +561,7 @@ fn cost(price: Option<&Price>, now: Timestamp, kept: Option<&HostRecord>, ttl: D
         worst_case: price.map(|price| price.per_hour.for_duration(left).to_string()),
         expires_at,
         ttl,
+        rings,
     }
 }
 
@@ -720,7 +728,7 @@ pub fn diff_destroy(
         diffs: vec![],
         lost,
         notes,
-        cost: cost(price, now, host, ttl),
+        cost: cost(price, now, host, ttl, host.map(|host| Rings::of(&host.provider)).unwrap_or_default()),
     }
 }
 

@@ -21,5 +21,5 @@ pub use digest::{Digest, Digester};
 pub use graph::{CycleError, StepGraph};
 pub use observed::{HostView, Observed, ObservedHost, ServiceView};
 pub use reason::Reason;
-pub use saved::{Cost, FileDiff, Plan, PlannedStep, SpecRef, Verb};
+pub use saved::{Cost, FileDiff, Plan, PlannedStep, Rings, SpecRef, Verb};
 pub use step::{Dependency, DependencyKind, Fingerprint, StepId, StepSpec, Work};

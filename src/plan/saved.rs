@@ -71,6 +71,28 @@ pub struct Cost {
     pub expires_at: Option<Timestamp>,
     /// From creation to expiry.
     pub ttl: Duration,
+    /// What takes the host down then, with nobody there.
+    #[serde(default)]
+    pub rings: Rings,
+}
+
+/// What ends a lease when nobody is there; a third ring, `lane sweep --expired`, is wherever somebody runs it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rings {
+    /// The cloud itself deletes the host.
+    pub cloud_clock: bool,
+    /// The host powers itself off, and that stops the bill.
+    pub host_timer: bool,
+}
+
+impl Rings {
+    /// Returns the rings that a provider offers.
+    pub fn of(provider: &str) -> Self {
+        crate::provider::by_name(provider).map_or_else(Self::default, |entry| Self {
+            cloud_clock: entry.cloud_clock,
+            host_timer: entry.timer_stops_bill,
+        })
+    }
 }
 
 /// What would happen, why, and what it would cost.

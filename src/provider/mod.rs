@@ -310,6 +310,16 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
     /// Lists what still costs money or takes room; verify-gone needs this empty.
     async fn residue(&self, selector: &Selector) -> Result<Vec<Residue>, ProviderError>;
 
+    /// Moves the end of a host's lease on its labels, and on the cloud's own clock where it has one; may be repeated.
+    async fn set_expiry(&self, id: &HostId, _expires_at: Timestamp) -> Result<(), ProviderError> {
+        Err(ProviderError::Unavailable {
+            provider: "this provider",
+            message: format!("the lease of {id} cannot be moved there"),
+            remedy: "`lane destroy` and `lane apply` with another `lease.ttl` make a host with a new lease"
+                .to_owned(),
+        })
+    }
+
     /// Returns the serial console, or `None` where there is none.
     async fn console_log(&self, _id: &HostId) -> Result<Option<String>, ProviderError> {
         Ok(None)
@@ -371,7 +381,9 @@ pub struct Entry {
     pub provision_timeout: Duration,
     /// Largest user-data that the provider takes, in bytes as given to [`Provider::create`].
     pub user_data_limit: usize,
-    /// What the host's own lease timer does there; `None`: powering off does not stop the bill.
+    /// Whether the cloud itself deletes a host when its lease ends.
+    pub cloud_clock: bool,
+    /// Whether a host that powers itself off is not billed any more; only then it gets a lease timer.
     pub timer_stops_bill: bool,
     /// The region in the provider's own keys (`zone`, `location`), if it is given there.
     pub region_key: &'static str,

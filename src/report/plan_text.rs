@@ -199,15 +199,12 @@ impl Page {
         }
         self.section();
         self.line(&format!("Lease: {lease}"), None);
+        self.line(&format!("Ends:  by {}", super::lease::rings(cost.rings)), None);
         if let (Some(per_hour), Some(worst)) = (&cost.per_hour, &cost.worst_case) {
-            let now = if until.is_some() { " now" } else { "" };
+            let now = until.is_some();
             let end = until.unwrap_or_else(|| "the lease ends".to_owned());
-            self.line(
-                &format!(
-                    "Cost:  {per_hour} per hour; if you vanish{now} it costs at most {worst} until {end}"
-                ),
-                None,
-            );
+            let vanish = super::lease::if_you_vanish(worst, &end, now, cost.rings);
+            self.line(&format!("Cost:  {per_hour} per hour; {vanish}"), None);
         }
     }
 

@@ -32,6 +32,7 @@ pub(super) static ENTRY: Entry = Entry {
     listing_lag: LAG,
     provision_timeout: Duration::from_mins(10),
     user_data_limit: 65_536,
+    cloud_clock: false,
     timer_stops_bill: false,
     region_key: "region",
     init_keys: String::new,

@@ -1097,7 +1097,13 @@ pub(super) mod tests {
             diffs: vec![],
             lost: vec![],
             notes: vec![],
-            cost: Cost { per_hour: None, worst_case: None, expires_at: None, ttl: Duration::from_secs(1) },
+            cost: Cost {
+                per_hour: None,
+                worst_case: None,
+                expires_at: None,
+                ttl: Duration::from_secs(1),
+                rings: crate::plan::Rings::default(),
+            },
         }
     }
 

@@ -66,7 +66,7 @@ fn real_host_whose_lease_is_over_is_swept_and_its_state_hears_of_it() {
     lab.apply().exits(0);
     let lineage8 = lab.lineage8();
     // The host's own timer powers it off; what it leaves on this machine is for a sweep.
-    let deadline = std::time::Instant::now() + Duration::from_secs(180);
+    let deadline = std::time::Instant::now() + Duration::from_mins(3);
     while found(&lab)[0]["expired"] != true || Lab::containers(&lineage8) > 0 {
         assert!(
             std::time::Instant::now() < deadline,
@@ -101,4 +101,68 @@ fn real_host_remains_of_a_host_that_is_gone_are_shown_and_swept() {
     assert!(!Lab::traces(&lineage8).is_empty());
     lab.run(&["sweep", "nspawn", "--lane", &lab.lane, "-y"]).exits(0);
     assert_eq!(Lab::traces(&lineage8), Vec::<String>::new());
+}
+
+fn until(lab: &Lab) -> serde_json::Value {
+    lab.run(&["lease", "show", &lab.lane, "--format", "json"]).exits(0).json()
+}
+
+/// Reboots the host and waits until one can log in again.
+fn reboot(lab: &Lab) {
+    const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+    let before = lab.on_host(&format!("cat {BOOT_ID}"));
+    lab.run(&["exec", &lab.lane, "--", "sudo", "systemctl", "reboot"]);
+    let deadline = std::time::Instant::now() + Duration::from_mins(1);
+    loop {
+        let ran = lab.run(&["exec", &lab.lane, "--", "cat", BOOT_ID]);
+        if ran.code == 0 && ran.stdout.trim() != before {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "the host does not come back");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+#[test]
+fn real_host_lease_is_moved_in_record_cloud_and_host_and_a_reboot_keeps_it() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let lab = small("extended", 0);
+    lab.apply().exits(0);
+    let second = |value: &serde_json::Value| value.as_str().unwrap()[..19].to_owned();
+    let before = until(&lab);
+    for place in ["in_cloud", "on_host"] {
+        assert_eq!(second(&before[place]), second(&before["expires_at"]), "{place}");
+    }
+    lab.run(&["lease", "extend", &lab.lane, "--by", "1h"]).exits(0);
+    let after = until(&lab);
+    assert!(after["seconds_left"].as_i64().unwrap() > before["seconds_left"].as_i64().unwrap() + 3_500);
+    for place in ["in_cloud", "on_host"] {
+        assert_eq!(second(&after[place]), second(&after["expires_at"]), "{place}");
+    }
+    // At each boot cloud-init sets the timer anew.
+    reboot(&lab);
+    lab.on_host("cloud-init status --wait");
+    assert_eq!(until(&lab)["on_host"], after["on_host"]);
+    assert_eq!(lab.changed_ids(), Vec::<String>::new());
+
+    // Refused, and nothing moved: into the past, beyond what may be spent, of no host.
+    lab.run(&["lease", "extend", &lab.lane, "--until", "2020-01-01T00:00:00Z"]).exits(64);
+    lab.run(&["lease", "extend", "nobody", "--by", "1h"]).exits(64);
+    assert_eq!(until(&lab)["expires_at"], after["expires_at"]);
+
+    // Shortened, it is warned of in every verb, and the host really stops.
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(12);
+    lab.run(&["lease", "extend", &lab.lane, "--until", &soon.to_string()]).exits(0);
+    let said = lab.run(&["list"]).exits(0).stderr;
+    assert!(said.contains("the lease of lane `extended` ends in"), "{said}");
+    let lineage8 = lab.lineage8();
+    let deadline = std::time::Instant::now() + Duration::from_mins(1);
+    while Lab::containers(&lineage8) > 0 {
+        assert!(std::time::Instant::now() < deadline, "the host outlived its lease");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    assert!(lab.run(&["plan", lab.spec_arg()]).stderr.contains("ended"));
+    lab.destroy();
 }

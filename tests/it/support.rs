@@ -221,7 +221,7 @@ impl Lab {
                  ip -brief link | awk -v id=\"$1\" 'index($1, id) {print \"link \" $1}'
                  nft list tables 2>/dev/null | awk -v id=\"lane_$1\" '$3 == id {print \"table \" $3}'
                  for file in /proc/[0-9]*/cmdline; do
-                   if tr '\\0' ' ' <\"$file\" 2>/dev/null | grep -q -- \"systemd-nspawn .*--machine=ln-$1\"; then echo \"process $file\"; fi
+                   if tr '\\0' ' ' <\"$file\" 2>/dev/null | grep -q -- \"^systemd-nspawn .*--machine=ln-$1\"; then echo \"process $file\"; fi
                  done",
             )
             .arg("traces")

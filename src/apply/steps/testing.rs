@@ -38,6 +38,7 @@ pub(in crate::apply) static ENTRY: Entry = Entry {
     listing_lag: LAG,
     provision_timeout: Duration::from_mins(1),
     user_data_limit: 16_384,
+    cloud_clock: false,
     timer_stops_bill: false,
     region_key: "region",
     init_keys: String::new,

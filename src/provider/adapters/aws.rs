@@ -32,6 +32,7 @@ pub(crate) static ENTRY: Entry = Entry {
     listing_lag: Duration::from_mins(1),
     provision_timeout: Duration::from_mins(40),
     user_data_limit: 16384,
+    cloud_clock: false,
     timer_stops_bill: true,
     region_key: "region",
     init_keys: || "  region: us-east-1\n".to_owned(),

@@ -30,6 +30,7 @@ pub(crate) static ENTRY: Entry = Entry {
     listing_lag: Duration::from_mins(1),
     provision_timeout: Duration::from_mins(20),
     user_data_limit: 65535,
+    cloud_clock: false,
     timer_stops_bill: false,
     region_key: "location",
     init_keys: || "  subscription: 00000000-0000-0000-0000-000000000000\n".to_owned(),

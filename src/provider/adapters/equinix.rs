@@ -30,6 +30,7 @@ pub(crate) static ENTRY: Entry = Entry {
     listing_lag: Duration::from_secs(30),
     provision_timeout: Duration::from_mins(40),
     user_data_limit: 65535,
+    cloud_clock: true,
     timer_stops_bill: false,
     region_key: "metro",
     init_keys: || "  project: 00000000-0000-0000-0000-000000000000\n".to_owned(),

@@ -30,6 +30,7 @@ pub(crate) static ENTRY: Entry = Entry {
     listing_lag: Duration::from_secs(30),
     provision_timeout: Duration::from_mins(10),
     user_data_limit: 262_144,
+    cloud_clock: true,
     timer_stops_bill: false,
     region_key: "zone",
     init_keys: || "  project: my-project\n".to_owned(),

@@ -28,6 +28,7 @@ pub(crate) static ENTRY: Entry = Entry {
     listing_lag: Duration::from_secs(10),
     provision_timeout: Duration::from_mins(10),
     user_data_limit: 32768,
+    cloud_clock: false,
     timer_stops_bill: false,
     region_key: "location",
     init_keys: || "  location: ash\n".to_owned(),

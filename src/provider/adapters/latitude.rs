@@ -30,6 +30,7 @@ pub(crate) static ENTRY: Entry = Entry {
     listing_lag: Duration::from_secs(30),
     provision_timeout: Duration::from_mins(40),
     user_data_limit: 65535,
+    cloud_clock: false,
     timer_stops_bill: false,
     region_key: "site",
     init_keys: || "  project: my-project\n".to_owned(),

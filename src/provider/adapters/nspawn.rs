@@ -58,6 +58,7 @@ pub(crate) static ENTRY: Entry = Entry {
     // The first host of a kind waits for its image.
     provision_timeout: Duration::from_mins(15),
     user_data_limit: 1 << 20,
+    cloud_clock: false,
     timer_stops_bill: true,
     region_key: "region",
     init_keys: || "  packages: [curl]        # Debian packages in the image\n".to_owned(),
@@ -1088,6 +1089,21 @@ impl Provider for Nspawn {
             None => owner,
         };
         Ok(parts.into_iter().map(|(owner, part)| part.residue(&whole(owner))).collect())
+    }
+
+    async fn set_expiry(&self, id: &HostId, expires_at: Timestamp) -> Result<(), ProviderError> {
+        const MOVING: &str = "moving the end of a lease";
+        let site = self.site(id.as_str(), MOVING)?;
+        self.ready(DESTROY_TOOLS)?;
+        let io = |error: std::io::Error| transient(MOVING, error.to_string());
+        let lock = fs::open_lock(Path::new(LOCK)).map_err(io)?;
+        lock.lock().map_err(io)?;
+        let Some(card) = Self::card(&site)? else {
+            return Err(rejected(MOVING, format!("there is no host {id}")));
+        };
+        let text = serde_json::to_vec_pretty(&Card { expires_at, ..card });
+        let text = text.map_err(|error| rejected(MOVING, error.to_string()))?;
+        fs::write_atomic(&site.card, &text, fs::Mode::Public).map_err(io)
     }
 
     async fn console_log(&self, id: &HostId) -> Result<Option<String>, ProviderError> {

@@ -32,6 +32,7 @@ pub(crate) static ENTRY: Entry = Entry {
     listing_lag: Duration::from_secs(30),
     provision_timeout: Duration::from_mins(40),
     user_data_limit: 49152,
+    cloud_clock: false,
     timer_stops_bill: false,
     region_key: "region",
     init_keys: || "  project: 0123456789abcdef0123456789abcdef\n".to_owned(),

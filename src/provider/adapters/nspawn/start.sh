@@ -1,5 +1,5 @@
 #!/bin/sh
-# Becomes the container's supervisor. Arguments: MACHINE, then systemd-nspawn and its arguments.
+# Supervises the container. Arguments: MACHINE, then systemd-nspawn and its arguments.
 #
 # Without systemd as process 1 nobody gives the container a control group of its own, and the systemds of two
 # containers in one group would each take the other's services for their own.
@@ -13,4 +13,10 @@ if [ ! -d /run/systemd/system ]; then
         echo $$ >"$hierarchy/$machine/cgroup.procs"
     done
 fi
-exec "$@"
+# A container that reboots ends with 133 (systemd-nspawn(1), --keep-unit), and whoever started it starts it again.
+code=133
+while [ "$code" -eq 133 ]; do
+    code=0
+    "$@" || code=$?
+done
+exit "$code"
