@@ -17,6 +17,7 @@ mod run;
 mod schema;
 mod show;
 pub mod signals;
+mod state;
 mod status;
 mod sweep;
 mod test;
@@ -83,6 +84,7 @@ enum VerbArgs {
     List(list::ListArgs),
     Lease(lease::LeaseArgs),
     Sweep(sweep::SweepArgs),
+    State(state::StateArgs),
     Show(show::ShowArgs),
     Graph(graph::GraphArgs),
     Ssh(exec::SshArgs),
@@ -152,6 +154,7 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
             VerbArgs::Status(args) => status::run(&context, &args).await,
             VerbArgs::List(args) => list::run_cloud(&context, &args).await,
             VerbArgs::Lease(args) => lease::run(&context, &args).await,
+            VerbArgs::State(args) => state::run(&context, &args).await,
             VerbArgs::Sweep(args) => sweep::run(&context, &args).await,
             VerbArgs::Graph(args) => graph::run(&context, &args).await,
             VerbArgs::Ssh(args) => exec::run_ssh(&context, &args).await,

@@ -96,6 +96,8 @@ pub enum JournalEvent {
     },
     /// Verified: nothing with the label is left.
     HostGone {},
+    /// A person said that the host is none of this lane's business any more; it may still be there.
+    HostForgotten {},
     /// The lease was extended.
     LeaseExtended {
         /// The new end.
@@ -195,7 +197,7 @@ fn apply(record: &mut Record, Entry { at, event, .. }: &Entry) {
             record.in_doubt.entry(Work::Destroy.id()).or_insert(doubt);
         }
         // Nothing is left, so nothing that was done on it counts and nothing is in doubt.
-        JournalEvent::HostGone {} => {
+        JournalEvent::HostGone {} | JournalEvent::HostForgotten {} => {
             record.host = None;
             record.steps.clear();
             record.in_doubt.clear();
@@ -538,6 +540,7 @@ pub(super) mod tests {
             proptest::option::of(text())
                 .prop_map(|id| JournalEvent::DestroyIntended { id: id.map(HostId::new) }),
             Just(JournalEvent::HostGone {}),
+            Just(JournalEvent::HostForgotten {}),
             any_time().prop_map(|expires_at| JournalEvent::LeaseExtended { expires_at }),
         ]
     }
@@ -572,7 +575,7 @@ pub(super) mod tests {
         #[test]
         fn a_create_in_doubt_ends_by_an_outcome_or_a_proof_alone(events in proptest::collection::vec(any_event(), 0..12)) {
             let settles = |event: &JournalEvent| match event {
-                JournalEvent::HostGone {} => true,
+                JournalEvent::HostGone {} | JournalEvent::HostForgotten {} => true,
                 JournalEvent::Finished { step, .. } => *step == Work::Provision.id(),
                 _ => false,
             };

@@ -63,21 +63,32 @@ pub struct LockGuard {
 impl LockGuard {
     /// Takes the lock of a lane's folder, or says who holds it. Never waits.
     pub fn acquire(dir: &Path, world: &World, verb: &str) -> Result<Self, StateError> {
-        // The file is never renamed or deleted: two processes must always mean the same inode.
-        let path = dir.join("lock");
+        let file = lock(dir)?;
         let holder = dir.join("holder.json");
-        let file = fs::open_lock(&path).map_err(|error| StateError::io("open the lock", &path, error))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(StateError::Locked { path, holder: read_holder(&holder).map(Box::new) });
-            }
-            Err(TryLockError::Error(error)) => return Err(StateError::io("lock", &path, error)),
-        }
         let text = serde_json::to_vec(&Holder::current(world, verb)).map_err(std::io::Error::other);
         let written = text.and_then(|text| fs::write_atomic(&holder, &text, fs::Mode::Public));
         written.map_err(|error| StateError::io("write who holds the lock to", &holder, error))?;
         Ok(Self { holder, _file: file })
+    }
+
+    /// Tells whether the lock is free now.
+    pub fn probe(dir: &Path) -> Result<(), StateError> {
+        lock(dir).map(drop)
+    }
+}
+
+/// Locks the file itself; the lock goes with the file.
+fn lock(dir: &Path) -> Result<File, StateError> {
+    // The file is never renamed or deleted: two processes must always mean the same inode.
+    let path = dir.join("lock");
+    let file = fs::open_lock(&path).map_err(|error| StateError::io("open the lock", &path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let holder = read_holder(&dir.join("holder.json")).map(Box::new);
+            Err(StateError::Locked { path, holder })
+        }
+        Err(TryLockError::Error(error)) => Err(StateError::io("lock", &path, error)),
     }
 }
 

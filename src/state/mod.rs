@@ -6,9 +6,11 @@
 mod journal;
 mod lock;
 mod record;
+mod repair;
 mod store;
 
 pub use journal::{Entry, JournalEvent, read_journal, replay};
 pub use lock::{Holder, LockGuard};
 pub use record::{HostRecord, InDoubt, Outcome, Record, RunId, StepRecord};
+pub use repair::Findings;
 pub use store::{LaneDir, SharedSession, StateError, read_plan, read_record};

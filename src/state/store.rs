@@ -123,20 +123,13 @@ fn way_out_of_damage(file: &Path, line: Option<usize>) -> String {
     let dir = file.parent().unwrap_or_else(|| Path::new("."));
     let shown = file.display();
     match (name, line) {
-        ("state.json", _) => match numbered(dir, "state.json.", ".bak").pop() {
-            Some((_, backup)) => {
-                format!("restore its newest backup: cp {} {shown}", dir.join(backup).display())
-            }
-            None => format!(
-                "it has no backup yet; if {} is there and goes back to the lane's birth, move {shown} away and it is \
-                 made again from that",
-                dir.join("journal.jsonl").display()
-            ),
-        },
-        ("journal.jsonl", Some(line)) => format!(
-            "the lines before line {line} are good: keep a copy, cut it there, and run `lane plan`, which finds a host \
-             by its label"
-        ),
+        ("state.json", _) | ("journal.jsonl", Some(_)) => {
+            let lane = dir.file_name().unwrap_or_default().to_string_lossy();
+            format!(
+                "`lane state repair {lane} --dry-run` says what can be made again of it from its backups and journals, \
+                 and without `--dry-run` that is done"
+            )
+        }
         ("plan.json", _) => "run `lane plan` again".to_owned(),
         _ if file.extension().is_some_and(|extension| extension == "tree") => {
             format!("remove {shown}: the next sync copies that source whole, and deletes nothing on the host")
@@ -200,7 +193,7 @@ pub fn read_plan(file: &Path, bytes: &[u8]) -> Result<Plan, StateError> {
 }
 
 /// Names of the form `<prefix><number><suffix>` in a folder, by number.
-fn numbered(dir: &Path, prefix: &str, suffix: &str) -> Vec<(u64, String)> {
+pub(super) fn numbered(dir: &Path, prefix: &str, suffix: &str) -> Vec<(u64, String)> {
     let number = |name: &str| name.strip_prefix(prefix)?.strip_suffix(suffix)?.parse().ok();
     let names = fs::list(dir).unwrap_or_default();
     let mut found: Vec<(u64, String)> =
@@ -285,6 +278,16 @@ impl LaneDir {
     /// Returns the saved plan's file.
     pub fn plan_path(&self) -> PathBuf {
         self.path.join("plan.json")
+    }
+
+    /// Returns the file that says who holds the lock.
+    pub fn holder_path(&self) -> PathBuf {
+        self.path.join("holder.json")
+    }
+
+    /// Tells whether the lock could be taken; an error says by whom it is held. Leaves a dead holder's file as it is.
+    pub fn probe_lock(&self) -> Result<(), StateError> {
+        LockGuard::probe(&self.path)
     }
 
     fn record_path(&self) -> PathBuf {
@@ -506,7 +509,7 @@ fn make_folder(dir: &Path) -> Result<(), StateError> {
     fs::create_dir_private(dir).map_err(|error| StateError::io("make the folder", dir, error))
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
     fs::read_optional(path).map_err(|error| StateError::io("read", path, error))
 }
 
@@ -514,7 +517,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     fs::write_atomic(path, bytes, fs::Mode::Private).map_err(|error| StateError::io("write", path, error))
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StateError> {
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StateError> {
     let mut bytes =
         serde_json::to_vec_pretty(value).map_err(|error| StateError::io("write", path, error.into()))?;
     bytes.push(b'\n');
@@ -721,7 +724,7 @@ pub(super) mod tests {
         World::fixed(Arc::new(Stopped), env, PathBuf::from("/"))
     }
 
-    fn lane() -> (TempDir, LaneDir) {
+    pub(in crate::state) fn lane() -> (TempDir, LaneDir) {
         let temp = tempfile::tempdir().unwrap();
         let lane = LaneDir::new(&temp.path().join("state"), "demo");
         (temp, lane)
@@ -859,13 +862,14 @@ pub(super) mod tests {
             put(&lane.record_path(), &whole[..cut]);
             let (what, out) = damage(lane.load());
             assert!(what.contains("state.json is damaged"), "{what}");
-            assert!(out.contains("state.json.2.bak"), "{out}");
+            assert!(out.contains("lane state repair demo"), "{out}");
             assert!(lane.open(&world(), "apply").is_err() && lane.load_or_init(&world()).is_err());
         }
         assert_eq!(fs::read(&lane.record_path()).unwrap(), whole[..whole.len() - 2], "nobody reset it");
         // The way out is a way out: nothing is lost by it.
-        put(&lane.record_path(), &fs::read(&lane.path.join("state.json.2.bak")).unwrap());
-        assert_eq!(lane.load().unwrap(), Some(last));
+        lane.repair(&world(), None).unwrap();
+        let mended = lane.load().unwrap().unwrap();
+        assert_eq!(Record { serial: last.serial, ..mended }, last);
     }
 
     #[test]

@@ -12,4 +12,5 @@ mod cli;
 mod examples;
 mod leases;
 mod real_host;
+mod state;
 mod support;
