@@ -3,15 +3,17 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CARGO ?= cargo
 SEEDS ?= 10000
 SEED ?=
+KILLS ?= 200
 HOST_PACKAGES := systemd-container mmdebstrap debian-archive-keyring rsync openssh-client iproute2 nftables gcc libc6-dev python3 procps
 TEST_PACKAGES := $(HOST_PACKAGES) openssh-server strace
 
-.PHONY: help demo test crash fuzz bench lint fmt schema deps test-deps
+.PHONY: help demo test crash chaos fuzz bench lint fmt schema deps test-deps
 
 help:
 	@echo "make demo    take a lane through its whole life on a host that boots here"
 	@echo "make test    every check: formatting, lints, unit, property, snapshot and real-host tests"
 	@echo "make crash   $(SEEDS) stories in which everything fails, simulated; SEED=n replays one"
+	@echo "make chaos   $(KILLS) kills, cut networks, full disks and reboots on hosts that really boot"
 	@echo "make fuzz    every parser with made-up input, FUZZ_SECONDS each (60)"
 	@echo "make bench   how long planning and digesting take"
 	@echo "make lint    formatting, clippy, docs, dependency policy"
@@ -34,6 +36,9 @@ test: test-deps lint
 # One seed: make crash SEED=118
 crash:
 	LANE_CRASH_SEED=$(SEED) LANE_CRASH_SEEDS=$(SEEDS) $(CARGO) test --locked --profile demo --lib sim:: -- --nocapture --test-threads=1
+
+chaos: test-deps
+	LANE_CHAOS_KILLS=$(KILLS) $(CARGO) test --locked --test it chaos:: -- --nocapture --test-threads=1
 
 fuzz:
 	fuzz/run.sh

@@ -8,6 +8,7 @@
 )]
 
 mod boundaries;
+mod chaos;
 mod cli;
 mod examples;
 mod leases;

@@ -1,0 +1,290 @@
+//! Everything that can happen to a run, done to hosts that really boot: whatever it was, the next `lane apply` finishes
+//! by itself or says what a person has to do; there is one host or none, and `destroy` leaves nothing.
+
+use std::collections::BTreeSet;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use crate::support::{Lab, can_boot_hosts, small};
+
+/// Says what the killed process wrote last.
+fn last_words(lab: &Lab) -> String {
+    let journal = lab.journal();
+    let Some(line) =
+        journal.lines().rev().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+    else {
+        return "no journal".to_owned();
+    };
+    let text = |key: &str| line["event"][key].as_str().unwrap_or_default().to_owned();
+    format!("{} {}", text("kind"), text("step")).trim_end().to_owned()
+}
+
+/// Starts a verb and kills it with signal 9 after a while; `false` if it ended before that.
+fn kill_after(lab: &Lab, verb: &str, after: Duration) -> bool {
+    let log = std::fs::File::options().create(true).append(true).open(lab.path().join("apply.log")).unwrap();
+    let target = if verb == "apply" { lab.spec_arg() } else { &lab.lane };
+    let mut child =
+        lab.command(&[verb, target, "-y"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let end = Instant::now() + after;
+    while Instant::now() < end {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    true
+}
+
+/// Returns the hosts of a lane, by the files that its provider keeps of them.
+fn hosts(lane: &str) -> Vec<String> {
+    let names = std::fs::read_dir("/var/lib/lane/nspawn").into_iter().flatten();
+    let names = names.map(|name| name.unwrap().file_name().into_string().unwrap());
+    names
+        .filter_map(|name| name.strip_suffix(".json").map(str::to_owned))
+        .filter(|id| id.starts_with(&format!("lane-{lane}-")))
+        .collect()
+}
+
+/// Kills applies and destroys of a lane until it had enough, checking after each; `span` is about what an apply takes.
+/// `make chaos` asks for more kills than `least`.
+fn survives(lab: &Lab, least: usize, span: Duration, is_well: impl Fn()) -> BTreeSet<String> {
+    let wanted = std::env::var("LANE_CHAOS_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(least);
+    let lane = lab.lane.as_str();
+    let (mut kills, mut points, mut cycle) = (0, BTreeSet::new(), 0);
+    while kills < wanted {
+        cycle += 1;
+        let mut mine = 0;
+        loop {
+            // Every other kill falls right after the next few journal entries, the rest at any moment; the steps of the
+            // golden ratio cover a span evenly, whatever the number of kills.
+            let killed = if mine % 2 == 0 {
+                let entries = 2 + (mine / 2 + cycle) % 5;
+                lab.kill_apply_when(|journal| journal.lines().count() >= entries)
+            } else {
+                let part = (f64::from(u32::try_from(kills).unwrap()) * 0.618_034).fract();
+                kill_after(lab, "apply", Duration::from_millis(30) + span.mul_f64(part))
+            };
+            assert!(hosts(lane).len() <= 1, "cycle {cycle}, kill {mine}: {:?}", hosts(lane));
+            if !killed || mine >= 16 || kills >= wanted {
+                break;
+            }
+            (kills, mine) = (kills + 1, mine + 1);
+            points.insert(format!("apply: {}", last_words(lab)));
+        }
+        lab.apply().exits(0);
+        let lineage8 = lab.lineage8();
+        assert_eq!((Lab::containers(&lineage8), hosts(lane).len()), (1, 1), "cycle {cycle}");
+        assert_eq!(lab.changed_ids(), Vec::<String>::new(), "cycle {cycle}: a plan after apply is not empty");
+        is_well();
+        for after in [15, 120, 400, 900] {
+            if !kill_after(lab, "destroy", Duration::from_millis(after + 40 * cycle as u64)) {
+                break;
+            }
+            kills += 1;
+            points.insert(format!("destroy: {}", last_words(lab)));
+            assert!(hosts(lane).len() <= 1);
+        }
+        lab.run(&["destroy", lane, "-y"]).exits(0);
+        assert_eq!(Lab::traces(&lineage8), Vec::<String>::new(), "cycle {cycle}: something is left");
+    }
+    println!("{kills} kills in {cycle} cycles at {} different points:\n{points:#?}", points.len());
+    points
+}
+
+#[test]
+fn real_host_survives_kills_all_over_the_cycle_with_one_host_and_nothing_left() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let lab = small("killed", 1);
+    let points = survives(&lab, 40, Duration::from_secs(3), || {
+        assert_eq!(lab.on_host("systemctl is-active web; curl -s http://127.0.0.1:8000/"), "active\nhello");
+    });
+    assert!(points.len() >= 12, "{points:#?}");
+}
+
+#[test]
+fn real_host_of_the_local_spec_survives_kills_with_its_four_services_up() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let lab = Lab::local("killed-four");
+    survives(&lab, 12, Duration::from_secs(8), || {
+        let units = ["mvm-hostd", "mvmd-agent", "mvmd-coordinator", "mvmd-gateway"];
+        assert_eq!(
+            lab.on_host(&format!("systemctl is-active {}", units.join(" "))),
+            ["active"; 4].join("\n")
+        );
+    });
+}
+
+fn link(lineage8: &str, state: &str) {
+    let status = Command::new("ip").args(["link", "set", &format!("ln-{lineage8}"), state]).status().unwrap();
+    assert!(status.success());
+}
+
+/// Waits until the running apply has written something to the journal.
+fn wait_for(lab: &Lab, child: &mut Child, what: &str) {
+    let deadline = Instant::now() + Duration::from_mins(2);
+    while !lab.journal().lines().any(|line| line.contains("\"started\"") && line.contains(what)) {
+        assert!(child.try_wait().unwrap().is_none(), "apply ended before {what} began");
+        assert!(Instant::now() < deadline, "{what} never began");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn finish(lab: &Lab, child: &mut Child) {
+    let status = child.wait().unwrap();
+    assert!(status.success(), "{status}:\n{}", lab.read("apply.log"));
+}
+
+/// The build's output is in the log once, complete and in order, and the build ran once.
+fn built_once(lab: &Lab, ticks: usize) {
+    let log = std::fs::read_to_string(lab.state().join("logs/build-web.log")).unwrap();
+    let ran: Vec<&str> = log.lines().filter(|line| line.starts_with("tick ")).collect();
+    let all: Vec<String> = (1..=ticks).map(|tick| format!("tick {tick}")).collect();
+    assert_eq!(ran, all, "the output is not whole");
+    assert_eq!(lab.on_host("wc -l <~/builds"), "1", "the build ran more than once");
+}
+
+#[test]
+fn real_host_network_may_go_away_and_come_back_at_any_step() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let lab = small("cut-off", 8);
+    let mut child = lab.spawn_apply();
+    for (step, seconds) in [("await/ssh", 3), ("sync/web", 3), ("build/web", 2), ("build/web", 25)] {
+        wait_for(&lab, &mut child, step);
+        let lineage8 = lab.lineage8();
+        std::thread::sleep(Duration::from_millis(400));
+        link(&lineage8, "down");
+        std::thread::sleep(Duration::from_secs(seconds));
+        link(&lineage8, "up");
+    }
+    finish(&lab, &mut child);
+    built_once(&lab, 80);
+    lab.destroy();
+}
+
+#[test]
+fn real_host_sshd_may_stop_for_a_while_and_the_build_goes_on() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let lab = small("no-sshd", 6);
+    let mut child = lab.spawn_apply();
+    wait_for(&lab, &mut child, "build/web");
+    std::thread::sleep(Duration::from_millis(500));
+    lab.on_host(
+        "sudo systemd-run --quiet sh -c 'systemctl stop ssh; pkill -f ^sshd; sleep 8; systemctl start ssh'",
+    );
+    finish(&lab, &mut child);
+    built_once(&lab, 60);
+    lab.destroy();
+}
+
+#[test]
+fn real_host_killed_build_or_reboot_fails_the_step_with_its_log_and_the_next_apply_goes_on() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let lab = small("cut-short", 4);
+    for how in ["sudo pkill -9 -f '[b]uild.sh'", "sudo systemctl reboot"] {
+        // A word in the source makes the build run anew.
+        lab.write("web/word", how);
+        let mut child = lab.spawn_apply();
+        wait_for(&lab, &mut child, "build/web");
+        std::thread::sleep(Duration::from_millis(1_500));
+        lab.run(&["exec", &lab.lane, "--", "sh", "-c", how]);
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(5), "{how}: {status}\n{}", lab.read("apply.log"));
+        let said = lab.read("apply.log");
+        assert!(said.contains("tick 5"), "{how}: the output is not shown\n{said}");
+        lab.apply().exits(0);
+        assert_eq!(lab.changed_ids(), Vec::<String>::new(), "{how}");
+        std::fs::remove_file(lab.path().join("apply.log")).unwrap();
+    }
+    lab.destroy();
+}
+
+#[test]
+fn real_host_with_a_full_disk_says_so_and_goes_on_when_there_is_room() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let lab = small("no-room", 0);
+    lab.apply().exits(0);
+    lab.on_host("cp -r ~/web /tmp/web && sudo mount -t tmpfs -o size=256k,uid=$(id -u) tmpfs ~/web && cp -r /tmp/web/. ~/web");
+    lab.write("web/big", &"x".repeat(1 << 20));
+    let said = lab.apply().exits(5).stderr;
+    assert!(said.contains("No space left on device") && said.contains("sync/web"), "{said}");
+    lab.on_host("sudo umount ~/web");
+    lab.apply().exits(0);
+    assert_eq!(lab.on_host("wc -c <~/web/big"), (1 << 20).to_string());
+    lab.destroy();
+}
+
+/// A file system of its own under the lane's state, taken away on drop.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn new(path: &std::path::Path, options: &str) -> Self {
+        std::fs::create_dir_all(path).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(path).status().unwrap();
+        assert!(mounted.success());
+        Self(path.to_owned())
+    }
+
+    fn remount(&self, options: &str) {
+        let status =
+            Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("--lazy").arg(&self.0).status());
+    }
+}
+
+#[test]
+fn real_host_state_on_a_full_or_read_only_disk_stops_the_run_before_the_next_effect() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let lab = small("full-state", 1);
+    let mounted = Mounted::new(&lab.path().join("state"), "size=400k");
+    lab.run(&["plan", lab.spec_arg()]).exits(0);
+    // Less room with every try: the run stops at ever other places, and never leaves a host that it does not know.
+    let filler = lab.path().join("state/filler");
+    for kilobytes in [396, 380, 364, 348, 332] {
+        drop(std::fs::remove_file(&filler));
+        let room = std::fs::File::create(&filler).unwrap();
+        drop(std::io::Write::write_all(&mut &room, &vec![0; kilobytes << 10]));
+        drop(room);
+        let ran = lab.apply();
+        if ran.code == 0 {
+            break;
+        }
+        assert!(ran.stderr.contains("No space left on device"), "{}", ran.stderr);
+        let known = std::fs::read_to_string(lab.state().join("journal.jsonl")).unwrap_or_default();
+        assert!(hosts("full-state").is_empty() || known.contains("create_intended"), "{known}");
+    }
+    mounted.remount("size=400k,ro");
+    let before = hosts("full-state");
+    let said = lab.apply();
+    assert_ne!(said.code, 0, "{}", said.stderr);
+    assert!(said.stderr.contains("Read-only file system"), "{}", said.stderr);
+    assert_eq!(hosts("full-state"), before);
+
+    mounted.remount("size=40m,rw");
+    lab.apply().exits(0);
+    assert_eq!(hosts("full-state").len(), 1);
+    assert_eq!(lab.changed_ids(), Vec::<String>::new());
+    lab.destroy();
+}
