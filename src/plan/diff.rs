@@ -1154,6 +1154,16 @@ mod tests {
     }
 
     #[test]
+    fn the_same_input_gives_the_same_bytes() {
+        let bytes = |scene: &Scene| serde_json::to_vec(&scene.plan()).unwrap();
+        let mut scene = Scene::applied();
+        scene.edit_tree("app", &[("src/main.rs", "fn main() { }"), ("Cargo.toml", "[workspace]")]);
+        let mut other = Scene::applied();
+        other.edit_tree("app", &[("Cargo.toml", "[workspace]"), ("src/main.rs", "fn main() { }")]);
+        assert_eq!(bytes(&scene), bytes(&other));
+    }
+
+    #[test]
     fn costs_are_for_what_is_left_of_the_lease() {
         let mut scene = Scene::applied();
         let end = scene.record.host.as_ref().unwrap().expires_at;

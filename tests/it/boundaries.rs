@@ -117,3 +117,28 @@ fn adapters_do_not_know_each_other() {
         }
     }
 }
+
+/// A promise whose test was renamed or removed is a promise that nobody keeps.
+#[test]
+fn every_test_that_a_document_names_is_there() {
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    sources(&root().join("tests"), &mut files);
+    let all: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let mut named = 0;
+    for document in ["README.md", "CONTRIBUTING.md"] {
+        let text = std::fs::read_to_string(root().join(document)).unwrap();
+        for row in text.lines().filter(|line| line.starts_with('|')) {
+            let Some(last) = row.trim_end_matches(['|', ' ']).rsplit('|').next() else { continue };
+            let words = last.split('`').skip(1).step_by(2);
+            for word in words.filter(|word| word.matches('_').count() >= 3 && !word.contains('…')) {
+                assert!(
+                    all.contains(&format!("fn {word}(")),
+                    "{document} names {word}, and there is no such test"
+                );
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 50, "{named}");
+}
