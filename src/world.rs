@@ -27,6 +27,34 @@ impl Clock for SystemClock {
     }
 }
 
+/// Variables that children get, beside `LC_*`.
+const PASSED_ON: [&str; 24] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "TERM",
+    "COLORTERM",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "SSH_AUTH_SOCK",
+    "SSH_ASKPASS",
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "XDG_RUNTIME_DIR",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+];
+
 /// Everything ambient, passed by hand so that a test can replace each part.
 #[derive(Debug, Clone)]
 pub struct World {
@@ -58,6 +86,15 @@ impl World {
     /// Returns a variable's value; an empty one counts as not set.
     pub fn var(&self, name: &str) -> Option<&str> {
         self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// Returns what programs that `lane` starts get of the environment: how to find and show things, and no credential.
+    pub fn child_env(&self) -> impl Iterator<Item = (&str, &str)> {
+        let passes = |name: &str| PASSED_ON.contains(&name) || name.starts_with("LC_");
+        self.env
+            .iter()
+            .filter(move |(name, _)| passes(name))
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Returns the working folder.

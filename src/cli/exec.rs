@@ -52,6 +52,7 @@ async fn run(
     let Some(host) = &record.host else { return Ok(0) };
     let ssh = connector.open(host)?;
     let mut child = tokio::process::Command::new("ssh");
+    child.env_clear().envs(context.world.child_env());
     child.arg("-F").arg(ssh.config_path()).args(ssh_args).arg(ssh.host_alias());
     if let Some(command) = command {
         child.arg("--").arg(command);

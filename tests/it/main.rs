@@ -13,5 +13,6 @@ mod cli;
 mod examples;
 mod leases;
 mod real_host;
+mod secrets;
 mod state;
 mod support;

@@ -409,7 +409,8 @@ impl Nspawn {
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         // Its own process group: Ctrl-C in the terminal is for lane, which decides what to finish.
-        command.env("PATH", &self.path).env("LC_ALL", "C.UTF-8").process_group(0).stdin(Stdio::null());
+        command.env_clear().envs(self.world.child_env()).env("PATH", &self.path).env("LC_ALL", "C.UTF-8");
+        command.process_group(0).stdin(Stdio::null());
         command
     }
 
@@ -698,7 +699,7 @@ impl Nspawn {
         let console = fs::open_append(&path).map_err(io)?;
         // Not by `command`: setsid turns this very process into the session only if it leads no group yet.
         let mut command = Command::new("setsid");
-        command.env("PATH", &self.path).stdin(Stdio::null());
+        command.env_clear().envs(self.world.child_env()).env("PATH", &self.path).stdin(Stdio::null());
         command.args(["sh", "-c", START, "lane-start", &site.machine]);
         command.args(["systemd-nspawn", "--boot", "--settings=no", "--link-journal=no", "--timezone=off"]);
         command.args(["--resolv-conf=off", "--console=read-only", "--capability=CAP_NET_ADMIN"]);
