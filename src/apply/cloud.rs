@@ -108,17 +108,18 @@ impl Cloud<'_> {
         known: Option<&Known>,
         limit: Duration,
     ) -> Result<Receipt, StepError> {
-        self.take_down_unless(label, known, limit, &|_| false).await
+        self.take_down_unless(label, known, limit, &|_| false).await.map(|(receipt, _)| receipt)
     }
 
-    /// Does the same, but stops before it touches anything more as soon as a host shows up that is to be spared.
+    /// Does the same, but touches no host that is to be spared; says too whether there is one. What else carries the
+    /// label is then no residue: it may be that host's.
     pub async fn take_down_unless(
         &self,
         label: &Label,
         known: Option<&Known>,
         limit: Duration,
         spare: &Spare<'_>,
-    ) -> Result<Receipt, StepError> {
+    ) -> Result<(Receipt, bool), StepError> {
         match self.until_gone(label, known, limit, spare).await {
             Err(StepError::Provider(error)) => {
                 let remedy = match &error {
@@ -137,7 +138,7 @@ impl Cloud<'_> {
         known: Option<&Known>,
         limit: Duration,
         spare: &Spare<'_>,
-    ) -> Result<Receipt, StepError> {
+    ) -> Result<(Receipt, bool), StepError> {
         let selector = Selector::Label(label.clone());
         let lag = self.entry.listing_lag;
         let deadline = Instant::now() + limit;
@@ -152,26 +153,30 @@ impl Cloud<'_> {
         let mut last_error: Option<ProviderError> = None;
         let mut pending: BTreeSet<HostId> = known.and_then(|host| host.id.clone()).into_iter().collect();
         bill.extend(known.and_then(|host| Some((host.id.clone()?, host.clone()))));
-        let empty_listings = loop {
-            for host in self.find(label).await? {
-                if spare(&host) {
-                    return Err(StepError::Failed(format!(
-                        "host {} of {label} is not to go; stopped",
-                        host.id
-                    )));
+        let (empty_listings, spared) = loop {
+            let mut round: BTreeSet<HostId> = BTreeSet::new();
+            // A look before each single destroy: none is sent on the strength of an old answer.
+            let (hosts, spared) = loop {
+                let (spared, hosts): (Vec<Host>, Vec<Host>) =
+                    self.find(label).await?.into_iter().partition(spare);
+                for host in &hosts {
+                    if !round.contains(&host.id) {
+                        pending.insert(host.id.clone());
+                    }
+                    let created_at = host.created_at.unwrap_or_else(|| self.world.now());
+                    let (sku, region) = (host.sku.clone(), host.region.clone());
+                    let found = Known { id: Some(host.id.clone()), sku, region, created_at };
+                    bill.entry(host.id.clone()).or_insert(found);
                 }
-                pending.insert(host.id.clone());
-                let created_at = host.created_at.unwrap_or_else(|| self.world.now());
-                let found =
-                    Known { id: Some(host.id.clone()), sku: host.sku, region: host.region, created_at };
-                bill.entry(host.id).or_insert(found);
-            }
-            for id in &pending {
+                pending.retain(|id| spared.iter().all(|host| host.id != *id));
+                let next = pending.iter().find(|id| !round.contains(*id)).cloned();
+                let Some(id) = next else { break (hosts, spared) };
                 if asked.insert(id.clone()) {
                     (self.note)(format!("destroys {id}"));
                 }
-                match self.provider.destroy(id).await {
+                match self.provider.destroy(&id).await {
                     Ok(()) => {
+                        pending.remove(&id);
                         destroyed.insert(id.clone());
                     }
                     Err(error @ (ProviderError::Auth { .. } | ProviderError::Unavailable { .. })) => {
@@ -183,16 +188,16 @@ impl Cloud<'_> {
                         last_error = Some(error);
                     }
                 }
-            }
-            pending.retain(|id| !destroyed.contains(id));
-            let (hosts, rest) = (self.find(label).await?, self.residue(&selector).await?);
+                round.insert(id);
+            };
+            let rest = if spared.is_empty() { self.residue(&selector).await? } else { vec![] };
             seen.extend(rest.iter().map(Object::of_residue));
             let now = Instant::now();
             let wait = if hosts.is_empty() && rest.is_empty() && pending.is_empty() {
                 let listing = EmptyListing { at: self.world.now(), hosts: 0, residue: 0 };
                 match first_empty.take() {
                     Some((at, first)) if now.saturating_duration_since(at) >= lag => {
-                        break vec![first, listing];
+                        break (vec![first, listing], !spared.is_empty());
                     }
                     Some(first) => first_empty.insert(first).0 + lag,
                     None if now >= earliest => first_empty.insert((now, listing)).0 + lag,
@@ -212,7 +217,8 @@ impl Cloud<'_> {
         };
         let gone_at = self.world.now();
         seen.extend(destroyed.iter().map(Object::of_host));
-        Ok(Receipt {
+        bill.retain(|id, _| destroyed.contains(id));
+        let receipt = Receipt {
             format_version: 1,
             lane: label.lane.clone(),
             lineage: label.lineage.to_string(),
@@ -224,7 +230,8 @@ impl Cloud<'_> {
             created_at: bill.values().map(|host| host.created_at).min(),
             gone_at,
             spend_estimate: self.spend(bill.values(), gone_at),
-        })
+        };
+        Ok((receipt, spared))
     }
 
     /// Removes what is left of a host that is gone, until nothing of it is listed twice, the listing lag apart.
@@ -286,4 +293,131 @@ impl Cloud<'_> {
 
 fn may_cost(what: &str) -> StepError {
     StepError::MayCost(format!("something may still cost money: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::apply::steps;
+    use crate::apply::steps::testing::{Bench, CreateFault, ENTRY, FakeCloud, fingerprint};
+    use crate::plan::{Action, Work};
+    use crate::provider::Lineage;
+
+    const PAST: &str = "2026-05-06T11:59:59Z";
+    const FUTURE: &str = "2026-05-06T12:00:01Z";
+    const LIMIT: Duration = Duration::from_mins(1);
+
+    fn put(cloud: &FakeCloud, label: &Label, expires_at: Option<&str>) -> HostId {
+        let id = cloud.put(label, None, Duration::ZERO);
+        cloud.change_host(&id, |host| host.expires_at = expires_at.map(|at| at.parse().unwrap()));
+        id
+    }
+
+    /// Takes down what a sweep of what is expired does.
+    async fn sweep(bench: &Bench, label: &Label) -> Result<(Receipt, bool), StepError> {
+        let abort = CancellationToken::new();
+        let world = &bench.run.world;
+        let cloud =
+            Cloud { provider: &bench.cloud, entry: &ENTRY, world, abort: &abort, note: Box::new(|_| {}) };
+        let fresh = |host: &Host| host.expires_at.is_none_or(|end| end > world.now());
+        cloud.take_down_unless(label, None, LIMIT, &fresh).await
+    }
+
+    fn paused() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+    }
+
+    /// Names beside each other, and lineages that end alike.
+    fn labels() -> impl Strategy<Value = Label> {
+        let lanes = prop::sample::select(vec!["t", "t2", "t-x", "x-t", "tt", "t.t", ""]);
+        let lineages = prop::sample::select(vec![
+            "01jd0000000000001a2b3c4d",
+            "01jd0000000000011a2b3c4d",
+            "1a2b3c4d",
+            "",
+        ]);
+        (lanes, lineages)
+            .prop_map(|(lane, lineage)| Label { lane: lane.to_owned(), lineage: Lineage::fixed(lineage) })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+
+        #[test]
+        fn only_expired_hosts_of_exactly_this_label_go(
+            hosts in prop::collection::vec((labels(), prop::sample::select(vec![None, Some(PAST), Some(FUTURE)])), 0..8),
+            label in labels(),
+        ) {
+            paused().block_on(async {
+                let bench = Bench::new();
+                let ids: Vec<HostId> = hosts.iter().map(|(label, at)| put(&bench.cloud, label, *at)).collect();
+                let (receipt, spared) = sweep(&bench, &label).await.unwrap();
+                let (gone, stay): (Vec<_>, Vec<_>) =
+                    hosts.iter().zip(ids).partition(|(host, _)| host.0 == label && host.1 == Some(PAST));
+                prop_assert_eq!(bench.cloud.alive(), stay.iter().map(|(_, id)| id.clone()).collect::<Vec<_>>());
+                prop_assert_eq!(receipt.destroyed.len(), gone.len());
+                prop_assert_eq!(spared, stay.iter().any(|(host, _)| host.0 == label));
+                Ok(())
+            })?;
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn two_sweeps_and_an_apply_interleaved_leave_the_fresh_host_alone(
+            starts in prop::array::uniform3(0_u64..20_000),
+            latency in 0_u64..3_000,
+            linger in 0_u64..15_000,
+            lag in 0_u64..10_000,
+            lost in any::<bool>(),
+        ) {
+            paused().block_on(async {
+                let millis = Duration::from_millis;
+                let bench = Bench::new();
+                let old = put(&bench.cloud, &bench.label(), Some(PAST));
+                bench.cloud.change_host(&old, |host| host.fingerprint = Some(fingerprint("older")));
+                bench.cloud.with(|state| {
+                    (state.latency, state.linger, state.lag) = (millis(latency), millis(linger), millis(lag));
+                    state.faults.extend(lost.then_some(CreateFault::LostAfter));
+                });
+                let one = async |start: u64| {
+                    tokio::time::sleep(millis(start)).await;
+                    sweep(&bench, &bench.label()).await
+                };
+                let apply = async {
+                    tokio::time::sleep(millis(starts[2])).await;
+                    steps::run(&bench.context(Work::Provision, Action::Create)).await
+                };
+                let (first, second, applied) = tokio::join!(one(starts[0]), one(starts[1]), apply);
+                prop_assert!(applied.is_ok(), "{:?}", applied);
+                prop_assert!(first.is_ok() && second.is_ok(), "{:?} {:?}", first, second);
+                prop_assert_eq!(bench.cloud.with(|state| state.destroyed.clone()), [old]);
+                prop_assert_eq!(bench.cloud.alive().len(), 1);
+                Ok(())
+            })?;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_extended_while_its_neighbour_goes_spares_its_host() {
+        let bench = Bench::new();
+        let label = bench.label();
+        let (first, second) = (put(&bench.cloud, &label, Some(PAST)), put(&bench.cloud, &label, Some(PAST)));
+        bench.cloud.with(|state| state.latency = Duration::from_secs(1));
+        let extend = async {
+            // After the first look, which saw both expired, and before the second destroy.
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            bench.cloud.change_host(&second, |host| host.expires_at = Some(FUTURE.parse().unwrap()));
+        };
+        let (swept, ()) = tokio::join!(sweep(&bench, &label), extend);
+        assert!(swept.unwrap().1);
+        assert_eq!(
+            (bench.cloud.with(|state| state.destroyed.clone()), bench.cloud.alive()),
+            (vec![first], vec![second])
+        );
+    }
 }

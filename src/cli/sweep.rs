@@ -13,6 +13,7 @@ use super::{Context, Format};
 use crate::apply::receipt::Receipt;
 use crate::apply::steps::StepError;
 use crate::error::{Failure, Kind};
+use crate::provider::HostId;
 use crate::state::StateError;
 
 /// How long taking down one host may take.
@@ -172,7 +173,7 @@ async fn take_down(context: &Context, args: &SweepArgs, found: &Found) -> Result
     let fresh = |host: &crate::provider::Host| {
         args.expired && host.expires_at.is_none_or(|end| end > context.world.now())
     };
-    if hosts.is_empty() || hosts.iter().any(fresh) {
+    if hosts.iter().all(fresh) {
         return Ok(None);
     }
     let folder = match &found.recorded {
@@ -187,7 +188,15 @@ async fn take_down(context: &Context, args: &SweepArgs, found: &Found) -> Result
             other => Left::MayCost(other.to_string()),
         })?),
     };
-    if let Some(session) = &session {
+    // What is recorded of a host made elsewhere, or of one that stays, does not end with this one.
+    let goes = |id: &HostId| hosts.iter().any(|host| host.id == *id && !fresh(host));
+    let journal = session.as_ref().filter(|session| {
+        session
+            .record()
+            .host
+            .is_none_or(|host| host.provider == found.place.entry.name && host.id.as_ref().is_none_or(goes))
+    });
+    if let Some(session) = journal {
         let record = session.record();
         if args.expired && record.host.as_ref().is_some_and(|host| host.expires_at > context.world.now()) {
             return Ok(None);
@@ -196,8 +205,8 @@ async fn take_down(context: &Context, args: &SweepArgs, found: &Found) -> Result
         let journaled = session.append(crate::state::JournalEvent::DestroyIntended { id });
         journaled.map_err(|error| Left::MayCost(error.to_string()))?;
     }
-    let receipt = cloud.take_down_unless(label, None, LIMIT, &fresh).await.map_err(may_cost)?;
-    if let Some(session) = &session {
+    let (receipt, spared) = cloud.take_down_unless(label, None, LIMIT, &fresh).await.map_err(may_cost)?;
+    if let Some(session) = journal.filter(|_| !spared) {
         let journaled =
             session.append(crate::state::JournalEvent::HostGone {}).and_then(|()| session.checkpoint());
         journaled.map_err(|error| Left::MayCost(format!("it is gone, but not recorded as such: {error}")))?;

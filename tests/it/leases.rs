@@ -103,6 +103,53 @@ fn real_host_remains_of_a_host_that_is_gone_are_shown_and_swept() {
     assert_eq!(Lab::traces(&lineage8), Vec::<String>::new());
 }
 
+/// Runs a line of shell; whether it went well, and what it wrote.
+fn sh(line: &str, args: &[&str]) -> (bool, String) {
+    let output = std::process::Command::new("sh").args(["-c", line, "sh"]).args(args).output().unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn real_host_link_and_table_are_known_by_what_they_say_and_look_alikes_are_nobodys() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let lab = small("sweep-said", 0);
+    lab.kill_apply_when(|journal| journal.contains("await/cloud-init"));
+    let lineage8 = lab.lineage8();
+    let (_, link) = sh("cat \"/sys/class/net/ln-$1/ifalias\"", &[&lineage8]);
+    let (_, table) =
+        sh("nft list table ip \"lane_$1\" | sed -n 's/.*comment \"\\(.*\\)\".*/\\1/p'", &[&lineage8]);
+    let said = link.trim();
+    assert!(said.ends_with(&lineage8) && table.trim() == said, "{link:?} {table:?}");
+    // Seen from another folder of hosts, a running host is another's.
+    let elsewhere = lab.path().join("hosts");
+    let listed = |all: &[&str]| {
+        let output = lab.command(all).env("LANE_NSPAWN_DIR", &elsewhere).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let all = ["sweep", "nspawn", "--all", "--dry-run", "--format", "json"];
+    assert!(listed(&all).contains("\"found\": []"), "{}", listed(&all));
+    lab.destroy();
+
+    let make = "ip link add \"ln-$1\" type bridge && ip link set dev \"ln-$1\" alias \"$2\" &&
+                nft add table ip \"lane_$1\" \"{ comment \\\"$2\\\"; }\"";
+    assert!(sh(make, &[&lineage8, said]).0);
+    let residue = found(&lab)[0]["residue"].as_array().unwrap().len();
+    assert_eq!(residue, 2, "the link and the table still say whose they are");
+    lab.run(&["sweep", "nspawn", "--lane", &lab.lane, "-y"]).exits(0);
+    assert_eq!(Lab::traces(&lineage8), Vec::<String>::new());
+    // In somebody else's name, and in nobody's; `gateways` could be the end of a lineage.
+    for (name, says) in [("gateways", ""), (&lineage8, "/srv/other/lane-x-12345678")] {
+        assert!(sh(make, &[name, says]).0);
+        let shown = lab.run(&["sweep", "nspawn", "--all", "--dry-run", "--format", "json"]).exits(0).stdout;
+        let gone = sh("ip link delete \"ln-$1\" && nft delete table ip \"lane_$1\"", &[name]).0;
+        assert!(gone && !shown.contains(&format!("ln-{name}")), "{shown}");
+        assert!(!shown.contains(&format!("lane_{name}")), "{shown}");
+    }
+}
+
 fn until(lab: &Lab) -> serde_json::Value {
     lab.run(&["lease", "show", &lab.lane, "--format", "json"]).exits(0).json()
 }

@@ -82,6 +82,8 @@ pub(in crate::apply) struct CloudState {
     pub(in crate::apply) residue: Vec<Residue>,
     pub(in crate::apply) finds: usize,
     pub(in crate::apply) failing_finds: usize,
+    /// How long each call takes before it has its effect.
+    pub(in crate::apply) latency: Duration,
     pub(in crate::apply) no_address: bool,
     pub(in crate::apply) console: Option<String>,
 }
@@ -122,6 +124,16 @@ impl FakeCloud {
         })
     }
 
+    fn make(&self, request: &CreateRequest, visible_in: Duration) -> HostId {
+        let id = self.put(&request.label, Some(&request.fingerprint), visible_in);
+        self.change_host(&id, |host| host.expires_at = Some(request.expires_at));
+        id
+    }
+
+    async fn take_time(&self) {
+        tokio::time::sleep(self.with(|state| state.latency)).await;
+    }
+
     pub(in crate::apply) fn change_host(&self, id: &HostId, change: impl FnOnce(&mut Host)) {
         self.with(|state| {
             change(&mut state.listed.iter_mut().find(|listed| listed.host.id == *id).unwrap().host);
@@ -144,6 +156,7 @@ impl FakeCloud {
 #[async_trait]
 impl Provider for FakeCloud {
     async fn create(&self, request: &CreateRequest) -> Result<HostId, ProviderError> {
+        self.take_time().await;
         let (fault, lag) = self.with(|state| {
             state.creates.push(request.clone());
             (state.faults.pop_front(), state.lag)
@@ -158,14 +171,15 @@ impl Provider for FakeCloud {
                 message: "busy".to_owned(),
             }),
             Some(CreateFault::LostAfter) => {
-                self.put(&request.label, Some(&request.fingerprint), lag);
+                self.make(request, lag);
                 Err(lost())
             }
-            None => Ok(self.put(&request.label, Some(&request.fingerprint), lag)),
+            None => Ok(self.make(request, lag)),
         }
     }
 
     async fn find(&self, _selector: &Selector) -> Result<Vec<Host>, ProviderError> {
+        self.take_time().await;
         let now = Instant::now();
         self.with(|state| {
             state.finds += 1;
@@ -181,6 +195,7 @@ impl Provider for FakeCloud {
     }
 
     async fn destroy(&self, id: &HostId) -> Result<(), ProviderError> {
+        self.take_time().await;
         self.with(|state| {
             let until = Instant::now() + state.linger;
             if let Some(listed) = state.listed.iter_mut().find(|listed| listed.host.id == *id) {

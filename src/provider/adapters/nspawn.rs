@@ -8,7 +8,7 @@
 //! What it does to the machine beside that: `net.ipv4.ip_forward` is switched on and stays on.
 //! The disk size and the firewall of a spec mean nothing here: the disk is this machine's, and only it sees the host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -228,6 +228,11 @@ fn lineage8_of(id: &str) -> Option<&str> {
     let (lane, lineage8) = id.strip_prefix("lane-")?.rsplit_once('-')?;
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
     (!lane.is_empty() && lane.bytes().all(plain) && is_lineage8(lineage8)).then_some(lineage8)
+}
+
+/// Returns the part of a name of ours that is random.
+fn last8(name: &str) -> &str {
+    name.get(name.len().saturating_sub(8)..).unwrap_or(name)
 }
 
 /// Something that a host is made of, in the order in which it is taken away.
@@ -618,10 +623,14 @@ impl Nspawn {
         self.run(&[&["nsenter", inside.as_str()], &pair[..]].concat()).await?;
         let gateway = format!("{}/30", card.address(1));
         self.run(&["ip", "address", "add", &gateway, "dev", machine]).await?;
-        self.run(&["ip", "link", "set", machine, "up"]).await?;
+        // What links and tables are called does not tell whose they are once the rest is gone; this does.
+        self.run(&["ip", "link", "set", "dev", machine, "alias", &site.folder, "up"]).await?;
         let (table, subnet) = (&site.table, card.subnet);
+        // nft takes no longer one.
+        let fits = site.folder.len() < 128;
+        let comment = if fits { format!("comment \"{}\"; ", site.folder) } else { String::new() };
         let rules = format!(
-            "table ip {table} {{ chain postrouting {{ type nat hook postrouting priority 100; \
+            "table ip {table} {{ {comment}chain postrouting {{ type nat hook postrouting priority 100; \
              ip saddr {subnet}/30 oifname != \"{machine}\" masquerade; }}; }}\n"
         );
         self.feed(&["nft", "-f", "-"], &rules).await?;
@@ -804,6 +813,33 @@ impl Nspawn {
         Ok(found)
     }
 
+    /// Returns the hosts of these parts by the last 8 characters of their ids: what lies in the folder of hosts, or says
+    /// that it belongs there. A name alone proves nothing: `ln-gateways` may be anybody's, and another folder's hosts
+    /// are another's.
+    async fn owners(&self, parts: &[(String, Part)]) -> BTreeMap<String, String> {
+        let mut owners = BTreeMap::new();
+        for (name, part) in parts {
+            let id = match part {
+                Part::Link(link) => self.host_in(&read_text(&format!("/sys/class/net/{link}/ifalias"))),
+                Part::Table(table) => {
+                    let text = self.run(&["nft", "list", "table", "ip", table]).await.unwrap_or_default();
+                    let comment = text.lines().find_map(|line| line.trim().strip_prefix("comment \""));
+                    comment.and_then(|comment| self.host_in(comment.trim_end_matches('"')))
+                }
+                _ => Some(name.clone()),
+            };
+            if let Some(id) = id.filter(|id| lineage8_of(id) == Some(last8(name))) {
+                owners.entry(last8(name).to_owned()).or_insert(id);
+            }
+        }
+        owners
+    }
+
+    /// Returns the id of the host that this is the folder of, if it lies among ours.
+    fn host_in(&self, folder: &str) -> Option<String> {
+        folder.trim().strip_prefix(&self.hosts)?.strip_prefix('/').map(str::to_owned)
+    }
+
     /// Removes what records torn by a kill left; records are written under the lock, so this runs under it too.
     fn sweep_torn(&self) {
         let hosts = Path::new(&self.hosts);
@@ -934,6 +970,10 @@ fn is_root() -> bool {
     let status = String::from_utf8_lossy(&status).into_owned();
     let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
     ids.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
+}
+
+fn read_text(path: &str) -> String {
+    String::from_utf8_lossy(&fs::read(Path::new(path)).unwrap_or_default()).into_owned()
 }
 
 fn pids() -> Vec<u32> {
@@ -1070,26 +1110,20 @@ impl Provider for Nspawn {
     }
 
     async fn residue(&self, selector: &Selector) -> Result<Vec<Residue>, ProviderError> {
-        let site = match selector {
-            Selector::Label(label) => Some(self.site(&label.to_string(), "listing what is left")?),
-            Selector::Owned => None,
+        let (parts, owners) = match selector {
+            Selector::Label(label) => {
+                let site = self.site(&label.to_string(), "listing what is left")?;
+                let owners = BTreeMap::from([(label.lineage8().to_owned(), site.id.clone())]);
+                (self.parts(Scope::One(&site)).await?, owners)
+            }
+            Selector::Owned => {
+                let parts = self.parts(Scope::All).await?;
+                let owners = self.owners(&parts).await;
+                (parts, owners)
+            }
         };
-        let parts = self.parts(site.as_ref().map_or(Scope::All, Scope::One)).await?;
-        // A link or a table bears the end of its host's id only; what bears the whole of it says the rest.
-        let ids: Vec<String> = parts
-            .iter()
-            .map(|(owner, _)| owner.clone())
-            .filter(|owner| lineage8_of(owner).is_some())
-            .collect();
-        let whole = |owner: String| match owner.strip_prefix("ln-").or_else(|| owner.strip_prefix("lane_")) {
-            Some(end) => ids
-                .iter()
-                .find(|id| lineage8_of(id) == Some(end))
-                .cloned()
-                .unwrap_or_else(|| format!("lane-unknown-{end}")),
-            None => owner,
-        };
-        Ok(parts.into_iter().map(|(owner, part)| part.residue(&whole(owner))).collect())
+        let owned = |(name, part): &(String, Part)| Some(part.residue(owners.get(last8(name))?));
+        Ok(parts.iter().filter_map(owned).collect())
     }
 
     async fn set_expiry(&self, id: &HostId, expires_at: Timestamp) -> Result<(), ProviderError> {
@@ -1119,7 +1153,6 @@ impl Provider for Nspawn {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use super::*;
