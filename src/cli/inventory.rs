@@ -184,8 +184,9 @@ async fn ask(context: &Context, place: &ProviderSpec) -> Result<(Place, Vec<Host
     let (place, abort) = (Place { entry, provider }, CancellationToken::new());
     let cloud = place.cloud(context, &abort);
     let failed = |error| of_step(&error, error.to_string());
-    let hosts = cloud.find_owned().await.map_err(failed)?;
+    // In this order: a host that is made in between is listed as a host, and its parts are not taken for remains.
     let residue = cloud.residue(&Selector::Owned).await.map_err(failed)?;
+    let hosts = cloud.find_owned().await.map_err(failed)?;
     drop(cloud);
     Ok((place, hosts, residue))
 }

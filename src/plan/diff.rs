@@ -187,7 +187,9 @@ impl HostFate {
             (ObservedHost::Present(seen), _, named) => {
                 let mut reasons = Vec::new();
                 reasons.extend(named.map(|_| Reason::HostGone));
-                let fits = seen.fingerprint.as_ref() == wanted && seen.status != HostStatus::Stopped;
+                let same =
+                    matches!((&seen.fingerprint, wanted), (Some(seen), Some(wanted)) if seen.is_of(wanted));
+                let fits = same && seen.status != HostStatus::Stopped;
                 let action = match (fits, in_doubt && named.is_none()) {
                     (true, true) => Action::Resume,
                     (true, false) => Action::Adopt,
@@ -197,7 +199,7 @@ impl HostFate {
                     Action::Resume => Reason::InDoubt,
                     _ => Reason::HostUnrecorded { id: seen.id.to_string() },
                 });
-                if seen.fingerprint.as_ref() != wanted {
+                if !same {
                     reasons.push(fingerprint_changed(seen.fingerprint.as_ref(), wanted));
                 }
                 reasons.extend(stopped(seen));

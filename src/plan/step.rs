@@ -120,6 +120,16 @@ impl fmt::Display for StepId {
     }
 }
 
+/// Fewer characters than this of a digest prove nothing.
+const SHORTEST: usize = 12;
+
+impl Fingerprint {
+    /// Tells whether this, which may have been cut to what a cloud's label takes, is of the same inputs as `whole`.
+    pub fn is_of(&self, whole: &Self) -> bool {
+        self.0.as_str().len() >= SHORTEST && whole.0.as_str().starts_with(self.0.as_str())
+    }
+}
+
 /// Digest of a step's own inputs and of the fingerprints that it depends on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Fingerprint(pub Digest);

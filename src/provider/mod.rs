@@ -2,6 +2,7 @@
 //!
 //! A provider keeps no memory: what happened is in the journal, what exists is in the cloud.
 
+pub mod http;
 mod registry;
 
 use std::borrow::Cow;

@@ -239,7 +239,7 @@ fn unfit(found: &Host, recorded: Option<&HostRecord>, wanted: &Fingerprint) -> O
     }
     let fits = match (&found.fingerprint, recorded) {
         // A cloud's label may be shorter than a digest.
-        (Some(found), _) => found.0.as_str().len() >= 12 && wanted.0.as_str().starts_with(found.0.as_str()),
+        (Some(found), _) => found.is_of(wanted),
         // A cloud that labels after the create may have been cut short; then our own intent says what it is.
         (None, Some(recorded)) => recorded.fingerprint == *wanted,
         (None, None) => false,
