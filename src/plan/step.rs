@@ -105,12 +105,18 @@ impl StepId {
         Self(text.to_owned())
     }
 
-    /// Returns a form that is safe as a file name and as a part of a unit's name.
+    /// Returns a form that is safe as a file name and as a part of a unit's name, and no other step's.
     pub fn file_name(&self) -> String {
-        self.0
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' })
-            .collect()
+        const LONGEST: usize = 150;
+        let safe = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
+        let name: String = self.0.chars().map(safe).collect();
+        // `/etc/a-b`, `/etc/a/b` and `/etc/a b` would be one name.
+        let plain = |path: &str| path.chars().all(|c| c == '/' || c != '-' && safe(c) == c);
+        if name.len() <= LONGEST && self.0.strip_prefix("file/").is_none_or(plain) {
+            return name;
+        }
+        let start = name.get(..LONGEST.min(name.len())).unwrap_or_default();
+        format!("{start}-{}", Digest::of(self.0.as_bytes()).short())
     }
 }
 
@@ -192,6 +198,18 @@ mod tests {
         ] {
             assert_eq!(Work::from_id(&work.id()), Some(work));
         }
+        let files: std::collections::BTreeSet<String> = [
+            "/etc/a-b",
+            "/etc/a/b",
+            "/etc/a b",
+            "/etc/a\u{e9}b",
+            "/etc/a.b",
+            &format!("/etc/{}", "x".repeat(999)),
+        ]
+        .map(|path| Work::File(path.to_owned()).id().file_name())
+        .into();
+        assert!(files.len() == 6 && files.iter().all(|name| name.len() < 200), "{files:?}");
+        assert!(files.contains("file-etc-a-b") && files.contains("file-etc-a.b"), "{files:?}");
         for foreign in ["", "sync", "sync/", "sync/A", "other/a", "await/other"] {
             assert_eq!(Work::from_id(&StepId::from_text(foreign)), None, "{foreign}");
         }

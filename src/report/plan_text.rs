@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 
-use super::reason::{self, printable};
-use crate::plan::{Action, Plan, PlannedStep, Verb};
+use super::reason;
+use crate::plan::{Action, Plan, PlannedStep, Verb, printable};
 
 /// Renders a plan; ends with a line end, holds no trailing space, and only ASCII beside what spec and host say.
 pub fn render(plan: &Plan, colour: bool, verbose: bool) -> String {

@@ -1,8 +1,6 @@
 //! The one place that words a reason. Knows no colour and no layout.
 
-use std::fmt::Write as _;
-
-use crate::plan::Reason;
+use crate::plan::{Reason, printable};
 
 /// How much of a value is shown.
 const SHOWN: usize = 48;
@@ -61,19 +59,6 @@ pub fn lines(reasons: &[Reason]) -> Vec<String> {
         }
     }
     lines.iter().map(|line| printable(line)).collect()
-}
-
-/// Shows control characters instead of obeying them: neither a spec nor a host may move the cursor.
-pub(super) fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() && character != '\t' {
-            let _ = write!(shown, "{}", character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
 }
 
 /// Shows a text's control characters but for its line ends.

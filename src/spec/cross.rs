@@ -267,6 +267,7 @@ impl<'a> Cross<'a> {
     }
 }
 
-fn contains(outer: &str, inner: &str) -> bool {
+/// Tells whether a path is another or lies below it.
+pub(super) fn contains(outer: &str, inner: &str) -> bool {
     inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

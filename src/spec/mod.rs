@@ -7,6 +7,8 @@ mod cross;
 mod env;
 mod load;
 mod model;
+#[cfg(test)]
+pub(crate) mod positions;
 mod raw;
 mod resolve;
 mod schema;

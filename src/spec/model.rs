@@ -13,6 +13,9 @@ use super::SourceMap;
 use crate::plan::Digest;
 use crate::provider::{Money, Region, Sku};
 
+/// How names of files end that are being written.
+pub(super) const TEMPORARY: &str = ".lane-new";
+
 /// A lane's, source's, build's, service's, probe's or secret's name: `[a-z0-9]([a-z0-9._-]*[a-z0-9])?`, at most 63 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -30,6 +33,9 @@ impl Name {
         }
         if !text.starts_with(ends) || !text.ends_with(ends) {
             return Err("a name starts and ends with a letter or a digit".to_owned());
+        }
+        if text.ends_with(TEMPORARY) {
+            return Err(format!("names that end with `{TEMPORARY}` are lane's own"));
         }
         Ok(Self(text.to_owned()))
     }

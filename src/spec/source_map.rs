@@ -11,6 +11,7 @@ use std::sync::Arc;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use super::tree::{Node, Value};
+use crate::plan::printable;
 
 /// A spec's text, and the place of each key in it.
 #[derive(Debug, Clone)]
@@ -91,8 +92,8 @@ impl SourceMap {
             path: self.shown.to_path_buf(),
             line: before.matches('\n').count() + 1,
             column: before.get(line_start..).unwrap_or("").chars().count() + 1,
-            message: printable(&message.into()),
-            help: help.map(|help| printable(&help)),
+            message: worded(&message.into()),
+            help: help.map(|help| worded(&help)),
             text: Arc::clone(&self.text),
             span,
         }
@@ -169,13 +170,17 @@ fn one_line(text: &str, span: &Range<usize>) -> Range<usize> {
     start..start + if line == 0 { rest.map_or(0, char::len_utf8) } else { line }
 }
 
-/// Escapes what could drive a terminal; the spec may be a stranger's.
-fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+/// Shows a message that may quote a stranger's text, however long that is.
+fn worded(text: &str) -> String {
+    const SHOWN: usize = 400;
+    let text = printable(text);
+    match text.char_indices().nth(SHOWN) {
+        None => text,
+        Some((cut, _)) => {
+            let end = text.char_indices().rev().nth(SHOWN / 4).map_or(cut, |(at, _)| at.max(cut));
+            format!("{} … {}", text.get(..cut).unwrap_or(""), text.get(end..).unwrap_or(""))
+        }
     }
-    out
 }
 
 #[cfg(test)]

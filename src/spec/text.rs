@@ -9,8 +9,9 @@ use base64::Engine as _;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
+use super::cross::contains;
 use super::env::{check_env, is_variable};
-use super::model::Name;
+use super::model::{Name, TEMPORARY};
 use crate::provider::Money;
 
 /// What is wrong with a text, and what would be right.
@@ -73,11 +74,12 @@ macro_rules! texts {
             }
         )+
 
-        /// Runs the check of this name; an unknown name is a fault of ours and lets the text pass to serde.
+        /// Runs the check of this name; what has none may hold anything that a terminal does not obey.
         pub(super) fn check(name: &str, text: &str) -> Result<(), Wrong> {
             match name {
                 $($check => $parse(text).map(drop),)+
-                _ => Ok(()),
+                // A provider's own key says no form.
+                _ => plain(text),
             }
         }
     };
@@ -146,6 +148,13 @@ macro_rules! ordered {
 }
 ordered!(NameText, ServiceName, VarName, HostPath, OutputPath);
 
+fn plain(text: &str) -> Result<(), Wrong> {
+    if text.chars().any(char::is_control) {
+        return Err(Wrong::new("holds a line break or a control character"));
+    }
+    Ok(())
+}
+
 fn name(text: &str) -> Result<Name, Wrong> {
     Name::new(text).map_err(Wrong::new)
 }
@@ -153,6 +162,9 @@ fn name(text: &str) -> Result<Name, Wrong> {
 fn service_name(text: &str) -> Result<Name, Wrong> {
     if let Some(stem) = text.strip_suffix(".service") {
         return Err(Wrong::new("a service is named without `.service`").help(format!("write `{stem}`")));
+    }
+    if text.starts_with("lane-") {
+        return Err(Wrong::new("units called `lane-…` are lane's own").help("take another name"));
     }
     name(text)
 }
@@ -303,6 +315,15 @@ fn public_key(text: &str) -> Result<String, Wrong> {
 }
 
 fn path_form(text: &str) -> Result<(), Wrong> {
+    // With room for what is put behind a name while a file is written (NAME_MAX is 255, PATH_MAX 4096).
+    if text.len() > 4000 || text.split('/').any(|part| part.len() > 240) {
+        return Err(Wrong::new("a path has at most 4000 bytes, and 240 between two `/`"));
+    }
+    if text.ends_with(TEMPORARY) {
+        return Err(
+            Wrong::new(format!("names that end with `{TEMPORARY}` are lane's own")).help("take another name")
+        );
+    }
     if text.chars().any(char::is_control) {
         return Err(Wrong::new("a path holds no line break and no control character"));
     }
@@ -325,6 +346,10 @@ fn host_path(text: &str) -> Result<String, Wrong> {
     if text == "/" {
         return Err(Wrong::new("`/` is the whole host").help("name a file or a folder in it"));
     }
+    if let Some(own) = ["/var/lib/lane", "/etc/lane", "/run/lane"].into_iter().find(|own| contains(own, text))
+    {
+        return Err(Wrong::new(format!("`{own}` is lane's own folder")).help("take another path"));
+    }
     path_form(text).map(|()| text.to_owned())
 }
 
@@ -340,8 +365,16 @@ fn line(text: &str) -> Result<String, Wrong> {
     if text.is_empty() {
         return Err(Wrong::new("is empty"));
     }
-    if text.chars().any(char::is_control) {
-        return Err(Wrong::new("holds a line break or a control character"));
+    plain(text).map(|()| text.to_owned())
+}
+
+/// What one argument or one variable on the host may hold; Linux takes 128 KiB with the variable's name.
+fn carried(text: &str) -> Result<String, Wrong> {
+    if text.contains('\0') {
+        return Err(Wrong::new("holds a NUL character"));
+    }
+    if text.len() > 120_000 {
+        return Err(Wrong::new("is longer than 120 kB").help("put it into a file of a source"));
     }
     Ok(text.to_owned())
 }
@@ -350,7 +383,7 @@ fn block(text: &str) -> Result<String, Wrong> {
     if text.trim().is_empty() {
         return Err(Wrong::new("is empty"));
     }
-    if text.contains('\0') { Err(Wrong::new("holds a NUL character")) } else { Ok(text.to_owned()) }
+    carried(text)
 }
 
 fn word(text: &str) -> Result<String, Wrong> {
@@ -361,6 +394,14 @@ fn word(text: &str) -> Result<String, Wrong> {
 }
 
 fn var_name(text: &str) -> Result<String, Wrong> {
+    // dash and bash set these themselves, or refuse to have them set.
+    const OF_SHELLS: [&str; 8] =
+        ["_", "BASHOPTS", "BASH_VERSINFO", "EUID", "OPTIND", "PPID", "SHELLOPTS", "UID"];
+    if OF_SHELLS.contains(&text) {
+        return Err(
+            Wrong::new(format!("`{text}` is a variable of the shell itself")).help("take another name")
+        );
+    }
     if is_variable(text) {
         return Ok(text.to_owned());
     }
@@ -372,27 +413,48 @@ fn var_value(text: &str) -> Result<String, Wrong> {
     check_env(text).map_err(|message| {
         Wrong::new(message).help("write `${env:NAME}`, or `$${env:` for the text itself")
     })?;
-    if text.contains('\0') { Err(Wrong::new("holds a NUL character")) } else { Ok(text.to_owned()) }
+    carried(text)
 }
 
 fn url(text: &str) -> Result<String, Wrong> {
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next());
-    if host.is_some_and(|host| !host.is_empty()) && !text.chars().any(|c| c.is_whitespace() || c.is_control())
-    {
+    let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
+    if host.contains('@') {
+        let wrong = Wrong::new("holds a user's name or password, which the probe would not send");
+        return Err(wrong.help("ask by a `command` probe with `env`"));
+    }
+    let end = host.rfind(']').map_or(0, |at| at + 1);
+    let (name, port) = match host.get(end..).and_then(|rest| rest.rfind(':')) {
+        Some(colon) => host.split_at(end + colon),
+        None => (host, ""),
+    };
+    let good = is_host(name)
+        && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+        && !text.chars().any(|c| c.is_whitespace() || c.is_control());
+    if good {
         return Ok(text.to_owned());
     }
     Err(Wrong::new(format!("`{text}` is no web address")).help("write it as `http://127.0.0.1:8080/healthz`"))
 }
 
+/// A name in ASCII, as resolvers take it, or an address; one of IPv6 stands in brackets.
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            (1..=253).contains(&text.len())
+                && text.split('.').all(|label| (1..=63).contains(&label.len()))
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        }
+    }
+}
+
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
 fn socket_address(text: &str) -> Result<String, Wrong> {
-    let good = text.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty()
-            && !host.chars().any(|c| c.is_whitespace() || c.is_control())
-            && port.bytes().all(|b| b.is_ascii_digit())
-            && port.parse::<u16>().is_ok_and(|port| port > 0)
-    });
-    if good {
+    if text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && is_port(port)) {
         return Ok(text.to_owned());
     }
     Err(Wrong::new(format!("`{text}` is no `host:port`")).help("write it as `127.0.0.1:8080`"))

@@ -244,7 +244,7 @@ impl Walk<'_> {
     }
 
     fn text(&mut self, schema: &Schema, text: &str, span: &Range<usize>, name: &str) {
-        let Some(form) = schema.get(CHECK).and_then(Schema::as_str) else { return };
+        let form = schema.get(CHECK).and_then(Schema::as_str).unwrap_or("plain");
         if let Err(wrong) = check(form, text) {
             let message = if wrong.message.starts_with('`') || name == text {
                 wrong.message

@@ -40,8 +40,8 @@ pub(super) async fn run_tests(context: &StepContext) -> Result<StepOutcome, Step
     let Some(junit) = &tests.junit else { return run_long(context, &spec, tests).await };
     let path = match folder(&spec, tests)? {
         Some(folder) => format!("{folder}/{junit}"),
-        // A script of the login user begins in its home.
-        None => junit.clone(),
+        // A script of the login user begins in its home; without `./` cat takes `-` for its input.
+        None => format!("./{junit}"),
     };
     if !context.resume {
         // A file of an earlier run must not pass for this one's.

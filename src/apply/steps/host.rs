@@ -18,14 +18,15 @@ pub(in crate::apply) const UNITS: &str = "/etc/systemd/system";
 /// How often an attempt is made again that is safe to repeat.
 pub(in crate::apply) const RETRIES: u32 = 3;
 
-const PLAIN: &str = r#"exec python3 -I -S -c "$@""#;
+// UTF-8 whatever the host's locale: its files are named by a spec that is UTF-8.
+const PLAIN: &str = r#"exec python3 -I -S -X utf8 -c "$@""#;
 
 /// The lock's descriptor is inherited by python alone (its children get no descriptors), so it ends with the script.
 const LOCKED: &str = r#"mkdir -p /run/lane/locks || exit 74
 exec 9>>"/run/lane/locks/$1" || exit 74
 flock -w "$2" 9 || { echo "an earlier run of $1 still works on the host" >&2; exit 75; }
 shift 2
-exec python3 -I -S -c "$@"
+exec python3 -I -S -X utf8 -c "$@"
 "#;
 
 /// A python script of this folder: reads one JSON request on standard input, writes one JSON reply.
@@ -74,7 +75,9 @@ pub(in crate::apply) fn reply<T: DeserializeOwned>(name: &str, stdout: &[u8]) ->
     };
     let value: serde_json::Value = serde_json::from_slice(stdout).map_err(bad)?;
     if let Some(failed) = value.get("failed").and_then(serde_json::Value::as_str) {
-        return Err(StepError::Failed(failed.to_owned()));
+        // An error without a word would be shown as nothing at all.
+        let why = if failed.is_empty() { format!("{name} failed and did not say why") } else { failed.to_owned() };
+        return Err(StepError::Failed(why));
     }
     serde_json::from_value(value).map_err(bad)
 }

@@ -5,8 +5,9 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value};
 
-use super::{Reporter, Timeline, turns_direction};
+use super::{Reporter, Timeline};
 use crate::apply::event::Event;
+use crate::plan::turns_direction;
 
 /// Version of this form; the first line has it.
 const FORMAT_VERSION: u32 = 1;

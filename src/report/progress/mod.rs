@@ -17,7 +17,7 @@ use jiff::tz::TimeZone;
 use tokio::sync::mpsc;
 
 use crate::apply::event::Event;
-use crate::plan::{Action, StepId};
+use crate::plan::{Action, StepId, turns_direction};
 
 const BAD: Paint = AnsiColor::Red.on_default().bold();
 const GOOD: Paint = AnsiColor::Green.on_default();
@@ -220,11 +220,6 @@ fn clean(line: &str) -> String {
     let shown = plain.rsplit('\r').find(|part| !part.trim().is_empty()).unwrap_or_default();
     let spaced = shown.chars().map(|c| if matches!(c, '\t' | '\n') { ' ' } else { c });
     spaced.filter(|&c| !c.is_control() && !turns_direction(c)).collect()
-}
-
-/// Bidirectional controls can make a line read as something else (Unicode TR 36).
-fn turns_direction(c: char) -> bool {
-    matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Returns the lines of a longer text, each clean.

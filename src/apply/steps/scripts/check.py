@@ -20,6 +20,8 @@ def http_get():
     else:
         link = http.client.HTTPConnection(url.hostname, url.port, timeout=limit)
     path = (url.path or "/") + ("?" + url.query if url.query else "")
+    # As a browser would send it.
+    path = "".join(c if c.isascii() else urllib.parse.quote(c) for c in path)
     link.request("GET", path, headers={"User-Agent": "lane-probe", "Accept": "*/*"})
     answer = link.getresponse()
     body = answer.read(1 << 20).decode(errors="replace")
@@ -64,5 +66,5 @@ def command():
 
 try:
     {"http": http_get, "tcp": tcp, "unix": unix, "systemd": systemd, "command": command}[kind]()
-except (OSError, http.client.HTTPException) as error:
+except (OSError, ValueError, http.client.HTTPException) as error:
     say(False, "%s: %s" % (type(error).__name__, error))

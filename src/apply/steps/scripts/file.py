@@ -27,24 +27,27 @@ if group:
 data, mode = text.encode(), request["mode"]
 if os.path.isdir(path):
     say({"failed": "%s is a folder on the host" % path})
-state = "changed"
-if os.path.isfile(path) and not os.path.islink(path):
+try:
+    state = "changed"
+    if os.path.isfile(path) and not os.path.islink(path):
+        s = os.stat(path)
+        with open(path, "rb") as f:
+            same = f.read() == data
+        if same and (stat.S_IMODE(s.st_mode), s.st_uid, s.st_gid) == (mode, entry.pw_uid, gid):
+            state = "same"
+    if state == "changed":
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        new = path + ".lane-new"
+        if os.path.lexists(new):
+            os.unlink(new)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fchown(f.fileno(), entry.pw_uid, gid)
+            os.fchmod(f.fileno(), mode)
+            os.fsync(f.fileno())
+        os.rename(new, path)
     s = os.stat(path)
-    with open(path, "rb") as f:
-        same = f.read() == data
-    if same and (stat.S_IMODE(s.st_mode), s.st_uid, s.st_gid) == (mode, entry.pw_uid, gid):
-        state = "same"
-if state == "changed":
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    new = path + ".lane-new"
-    if os.path.lexists(new):
-        os.unlink(new)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fchown(f.fileno(), entry.pw_uid, gid)
-        os.fchmod(f.fileno(), mode)
-        os.fsync(f.fileno())
-    os.rename(new, path)
-s = os.stat(path)
+except OSError as error:
+    say({"failed": "%s cannot be written: %s" % (path, error.strerror)})
 say({"state": state, "stat": "%d %d %d" % (s.st_size, s.st_mtime_ns, s.st_ino)})

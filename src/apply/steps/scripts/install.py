@@ -30,22 +30,25 @@ for src, dst in sorted(request["install"].items()):
         say({"failed": "build %s left no %s" % (request["build"], full)})
     if os.path.isdir(dst):
         say({"failed": "%s is a folder; install wants the file's whole path" % dst})
-    sha = digest(full)
-    mode = 0o755 if os.stat(full).st_mode & 0o111 else 0o644
-    state = "changed"
-    if os.path.isfile(dst) and not os.path.islink(dst) and digest(dst) == sha:
-        state = "same"
-        if stat.S_IMODE(os.stat(dst).st_mode) != mode:
-            os.chmod(dst, mode)
-    else:
-        os.makedirs(os.path.dirname(dst), exist_ok=True)
-        new = dst + ".lane-new"
-        if os.path.lexists(new):
-            os.unlink(new)
-        shutil.copyfile(full, new)
-        os.chmod(new, mode)
-        with open(new, "rb") as f:
-            os.fsync(f.fileno())
-        os.rename(new, dst)
+    try:
+        sha = digest(full)
+        mode = 0o755 if os.stat(full).st_mode & 0o111 else 0o644
+        state = "changed"
+        if os.path.isfile(dst) and not os.path.islink(dst) and digest(dst) == sha:
+            state = "same"
+            if stat.S_IMODE(os.stat(dst).st_mode) != mode:
+                os.chmod(dst, mode)
+        else:
+            os.makedirs(os.path.dirname(dst), exist_ok=True)
+            new = dst + ".lane-new"
+            if os.path.lexists(new):
+                os.unlink(new)
+            shutil.copyfile(full, new)
+            os.chmod(new, mode)
+            with open(new, "rb") as f:
+                os.fsync(f.fileno())
+            os.rename(new, dst)
+    except OSError as error:
+        say({"failed": "%s cannot be installed as %s: %s" % (full, dst, error.strerror)})
     results.append({"dst": dst, "state": state, "sha256": sha, "stat": stat_of(dst), "source": full, "source_stat": stat_of(full)})
 say({"results": results})
