@@ -1,6 +1,6 @@
-//! What `lane` takes from the machine it runs on: clock, environment, folders, raw files.
+//! What `lane` takes from the machine it runs on: clock, environment, folders, raw files, other programs.
 //!
-//! The only module that calls `std::fs`, `std::env` or the system clock. Holds no setting and no data of a lane.
+//! The only module that calls `std::fs`, `std::env` or the system clock, or begins a child process. Holds no setting and no data of a lane.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::process::Command;
 
 pub mod fs;
 
@@ -27,32 +28,25 @@ impl Clock for SystemClock {
     }
 }
 
-/// Variables that children get, beside `LC_*`.
-const PASSED_ON: [&str; 24] = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "TERM",
+/// Variables that other programs get, with those that begin with `LC_`; any other may be a secret that is none of theirs.
+const PASSED_ON: [&str; 17] = [
     "COLORTERM",
+    "DISPLAY",
+    "HOME",
     "LANG",
     "LANGUAGE",
-    "TZ",
-    "TMPDIR",
-    "SSH_AUTH_SOCK",
+    "LOGNAME",
+    "PATH",
+    "SHELL",
     "SSH_ASKPASS",
-    "DISPLAY",
+    "SSH_AUTH_SOCK",
+    "TERM",
+    "TMPDIR",
+    "TZ",
+    "USER",
     "WAYLAND_DISPLAY",
+    "XAUTHORITY",
     "XDG_RUNTIME_DIR",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "all_proxy",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "ALL_PROXY",
 ];
 
 /// Everything ambient, passed by hand so that a test can replace each part.
@@ -88,13 +82,13 @@ impl World {
         self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// Returns what programs that `lane` starts get of the environment: how to find and show things, and no credential.
-    pub fn child_env(&self) -> impl Iterator<Item = (&str, &str)> {
-        let passes = |name: &str| PASSED_ON.contains(&name) || name.starts_with("LC_");
-        self.env
-            .iter()
-            .filter(move |(name, _)| passes(name))
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+    /// Begins the command line of another program, which gets no variable but those that any program needs.
+    #[expect(clippy::disallowed_methods, reason = "the one place that makes a child process")]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let needed = |name: &str| PASSED_ON.contains(&name) || name.starts_with("LC_");
+        command.env_clear().envs(self.env.iter().filter(|(name, _)| needed(name)));
+        command
     }
 
     /// Returns the working folder.

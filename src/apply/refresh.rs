@@ -13,7 +13,7 @@ use crate::spec::Spec;
 use crate::state::{HostRecord, Outcome, Record};
 use crate::world::World;
 
-const OBSERVE: Python =
+pub(super) const OBSERVE: Python =
     Python { name: "observe", code: include_str!("steps/scripts/observe.py"), as_root: true };
 
 /// What a refresh needs.

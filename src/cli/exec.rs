@@ -51,8 +51,7 @@ async fn run(
     let connector = SshConnector::new(&dir, record.label(), &context.world);
     let Some(host) = &record.host else { return Ok(0) };
     let ssh = connector.open(host)?;
-    let mut child = tokio::process::Command::new("ssh");
-    child.env_clear().envs(context.world.child_env());
+    let mut child = context.world.command("ssh");
     child.arg("-F").arg(ssh.config_path()).args(ssh_args).arg(ssh.host_alias());
     if let Some(command) = command {
         child.arg("--").arg(command);

@@ -79,9 +79,9 @@ async fn journal(context: &Context, args: &LogsArgs, service: &str) -> Result<u8
     let ssh = SshConnector::new(&dir, record.label(), &context.world).open(host)?;
     let follow = if args.follow { " --follow" } else { "" };
     let command = format!("sudo -n journalctl --no-pager --output=short-iso --unit={name}.service{follow}");
-    let status = tokio::process::Command::new("ssh")
-        .env_clear()
-        .envs(context.world.child_env())
+    let status = context
+        .world
+        .command("ssh")
         .arg("-F")
         .arg(ssh.config_path())
         .arg(ssh.host_alias())

@@ -462,7 +462,7 @@ mod tests {
         },
     };
 
-    #[allow(clippy::unnecessary_wraps, reason = "stands in a list beside the failures")]
+    #[expect(clippy::unnecessary_wraps, reason = "stands in a list beside the failures")]
     fn status(status: u16, body: &str) -> Result<Response, WireError> {
         let headers = vec![("x-request-id".to_owned(), "r-1".to_owned())];
         Ok(Response { status, headers, body: body.as_bytes().to_vec() })

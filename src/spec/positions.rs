@@ -182,8 +182,8 @@ fn collect(schema: &Value, label: &str, way: &mut Vec<Way>, found: &mut Vec<Posi
     };
     if let Some(arms) = arms(schema) {
         for (number, arm) in arms.iter().enumerate() {
-            let tags = arm["properties"].as_object().into_iter().flatten();
-            let tag = tags.filter_map(|(_, property)| property["const"].as_str()).next();
+            let mut tags = arm["properties"].as_object().into_iter().flatten();
+            let tag = tags.find_map(|(_, property)| property["const"].as_str());
             go(Way::Arm(number), arm, tag.map_or_else(|| label.to_owned(), |tag| format!("{label}({tag})")));
         }
         return;
@@ -239,7 +239,7 @@ fn put(schema: &Value, slot: &mut Value, way: &[Way], text: &str) {
     };
     let object = |slot: &mut Value| {
         if !slot.is_object() {
-            *slot = sample(schema)
+            *slot = sample(schema);
         }
     };
     match next {
@@ -311,10 +311,12 @@ impl Position {
         all
     }
 
-    /// Returns the strangers' texts that this place takes.
+    /// Returns the strangers' texts that this place takes, each in the plainest form that it takes.
     pub(crate) fn taken(&self) -> Vec<String> {
-        let all = strangers().into_iter().flat_map(|stranger| self.around(&stranger));
-        all.filter(|text| *text != self.sample && self.load(text).is_ok()).collect()
+        let taken = |stranger: &String| {
+            self.around(stranger).into_iter().find(|text| *text != self.sample && self.load(text).is_ok())
+        };
+        strangers().iter().filter_map(taken).collect()
     }
 
     /// Insists that a text is taken as it is, or refused at its own place in words that any terminal can show.

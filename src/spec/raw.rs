@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use super::model::{GenerateAs, KvmNeed};
 use super::schema::provider_schema;
 use super::text::{
-    Amount, Block, Cidr, FileMode, HostPath, Limit, Line, LocalPath, NameText, OutputPath, Owner, Period,
+    Amount, Block, Cidr, FileMode, HostPath, Limit, LocalPath, NameText, OutputPath, Owner, Pattern, Period,
     PublicKey, ServiceName, Size, SocketAddress, Url, UserName, VarName, VarValue, Word,
 };
 
@@ -268,7 +268,7 @@ pub(super) struct RawSource {
     pub(super) to: HostPath,
     /// Patterns, as in `.gitignore`, that stay here and are left alone there.
     #[serde(default)]
-    pub(super) exclude: Vec<Line>,
+    pub(super) exclude: Vec<Pattern>,
 }
 
 /// A command that builds on the host, and where its outputs go.

@@ -114,8 +114,8 @@ texts! {
     OutputPath(String), "output-path", output_path, r"^[^/\n][^\n]*$", ["target/release/mvmd"];
     /// A path on this machine; `~` is your home, anything else is relative to the spec's folder.
     LocalPath(String), "local-path", line, r"^[^\n]+$", ["~/mvmd"];
-    /// A text on one line.
-    Line(String), "line", line, r"^[^\n]+$", [];
+    /// A pattern as in `.gitignore`.
+    Pattern(String), "pattern", pattern, r"^[^\n]+$", ["*.log"];
     /// A text that is not empty.
     Block(String), "block", block, r"^[\s\S]+$", [];
     /// A word without spaces.
@@ -377,6 +377,16 @@ fn carried(text: &str) -> Result<String, Wrong> {
         return Err(Wrong::new("is longer than 120 kB").help("put it into a file of a source"));
     }
     Ok(text.to_owned())
+}
+
+fn pattern(text: &str) -> Result<String, Wrong> {
+    // A reader of patterns takes blanks at the end away, all but an escaped space.
+    if text.ends_with(char::is_whitespace) && !text.ends_with("\\ ") {
+        return Err(
+            Wrong::new("ends with a blank").help("take it away, or write `\\ ` for a space that counts")
+        );
+    }
+    line(text)
 }
 
 fn block(text: &str) -> Result<String, Wrong> {

@@ -241,7 +241,8 @@ fn outcome(said: &str, timeout: Duration) -> Result<Option<JobOutcome>, Transpor
 }
 
 #[cfg(test)]
-mod tests {
+#[expect(clippy::disallowed_methods, reason = "scripts run here as on a host")]
+pub(super) mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::{Path, PathBuf};
     use std::process::Stdio;
@@ -307,13 +308,13 @@ esac
 
     /// This machine as a host: real scripts under a real `sh`, below a folder of their own.
     #[derive(Debug)]
-    struct LocalRemote {
+    pub(crate) struct LocalRemote {
         root: tempfile::TempDir,
         faults: Mutex<Vec<(&'static str, Fault)>>,
     }
 
     impl LocalRemote {
-        fn new() -> Self {
+        pub(crate) fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
             for (name, text) in [("systemd-run", SYSTEMD_RUN), ("systemctl", SYSTEMCTL)] {
                 let path = root.path().join("bin").join(name);
@@ -329,7 +330,7 @@ esac
             self
         }
 
-        fn path(&self, path: &str) -> PathBuf {
+        pub(crate) fn path(&self, path: &str) -> PathBuf {
             self.root.path().join(path)
         }
 
@@ -407,7 +408,7 @@ esac
         async fn close(&self) {}
     }
 
-    fn request(run: &str, command: &str) -> JobRequest {
+    pub(crate) fn request(run: &str, command: &str) -> JobRequest {
         let user = std::process::Command::new("id").arg("-un").output().unwrap().stdout;
         JobRequest {
             run: run.to_owned(),
@@ -421,7 +422,11 @@ esac
         }
     }
 
-    async fn run(remote: &LocalRemote, request: &JobRequest, start: JobStart) -> (JobOutcome, String) {
+    pub(crate) async fn run(
+        remote: &LocalRemote,
+        request: &JobRequest,
+        start: JobStart,
+    ) -> (JobOutcome, String) {
         let (stopping, abort) = (CancellationToken::new(), CancellationToken::new());
         let mut output = Vec::new();
         let mut sink = |chunk: &[u8]| output.extend_from_slice(chunk);

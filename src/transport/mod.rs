@@ -16,6 +16,12 @@ pub use job::{JobOutcome, JobRequest, JobStart, run_job};
 pub use keys::{HostKeys, LaneKeys};
 pub use ssh::{OpenSsh, SshTarget};
 
+#[cfg(test)]
+pub(crate) mod testing {
+    //! This machine as a host, for tests of other modules.
+    pub(crate) use super::job::tests::{LocalRemote, request as job, run as run_here};
+}
+
 /// Quotes one word for a POSIX shell; the only function that does. A NUL byte cannot be carried and is an error.
 pub fn quote(word: &str) -> Result<String, TransportError> {
     shlex::try_quote(word)

@@ -51,11 +51,11 @@ pub struct SshTarget {
 /// A host that is reached by the system's `ssh`.
 #[derive(Debug)]
 pub struct OpenSsh {
+    world: World,
     target: SshTarget,
     folder: PathBuf,
     socket: PathBuf,
     // Held while a shared connection is made, so that first connections at once make one and not many.
-    env: Vec<(String, String)>,
     first: Mutex<()>,
 }
 
@@ -79,8 +79,7 @@ impl OpenSsh {
             .uid();
         let socket = socket_path(world, uid, &target)?;
         write("ssh_config", &config_text(&target, &folder.join("known_hosts"), &socket))?;
-        let env = world.child_env().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        Ok(Self { target, folder: folder.to_owned(), socket, env, first: Mutex::new(()) })
+        Ok(Self { world: world.clone(), target, folder: folder.to_owned(), socket, first: Mutex::new(()) })
     }
 
     /// Returns the config file: `ssh -F <this> <alias>` logs in from anywhere.
@@ -101,16 +100,9 @@ impl OpenSsh {
         if output.stdout.ends_with(nonce.as_bytes()) { Ok(()) } else { Err(self.refused(&output.text())) }
     }
 
-    /// Makes a command that gets none of the operator's credentials.
-    fn program(&self, name: &str) -> Command {
-        let mut command = Command::new(name);
-        command.env_clear().envs(self.env.iter().map(|(name, value)| (name, value)));
-        command
-    }
-
     /// Makes a client that never becomes the shared connection itself, so that it ends when its command does.
     fn client(&self) -> Command {
-        let mut command = self.program("ssh");
+        let mut command = self.world.command("ssh");
         command.arg("-F").arg(self.config_path()).args(["-o", "ControlMaster=no", "-T"]);
         detach(&mut command);
         command
@@ -126,7 +118,7 @@ impl OpenSsh {
         let log =
             tempfile::NamedTempFile::new().map_err(|source| local("cannot make a temporary file", source))?;
         let errors = log.reopen().map_err(|source| local("cannot open a temporary file", source))?;
-        let mut command = self.program("ssh");
+        let mut command = self.world.command("ssh");
         command.arg("-F").arg(self.config_path()).args(["-T", &self.target.alias, "--", ":"]);
         detach(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
@@ -250,7 +242,7 @@ impl Remote for OpenSsh {
             return Ok(stats);
         }
 
-        let mut command = self.program("rsync");
+        let mut command = self.world.command("rsync");
         detach(&mut command);
         // By content and without times: a file that is brought over is newer there than anything built before, and one
         // that is not keeps its time. With the times of this machine an edit made while a build runs looks older than
@@ -305,7 +297,7 @@ impl Remote for OpenSsh {
     }
 
     async fn close(&self) {
-        let mut command = self.program("ssh");
+        let mut command = self.world.command("ssh");
         command.arg("-F").arg(self.config_path()).args(["-O", "exit", &self.target.alias]);
         detach(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -12,7 +12,8 @@ use crate::spec::{Name, Run, Spec};
 use crate::transport::{JobOutcome, JobRequest, JobStart, Script, run_job};
 use crate::world::fs;
 
-const INSTALL: Python = Python { name: "install", code: include_str!("scripts/install.py"), as_root: true };
+pub(super) const INSTALL: Python =
+    Python { name: "install", code: include_str!("scripts/install.py"), as_root: true };
 
 /// How many lines of a failed command's output go into its error.
 const TAIL: usize = 20;

@@ -12,9 +12,11 @@ use super::{StepContext, StepError, StepOutcome};
 use crate::plan::Work;
 use crate::spec::Name;
 
-const SECRET: Python = Python { name: "secret", code: include_str!("scripts/secret.py"), as_root: true };
-const FILE: Python = Python { name: "file", code: include_str!("scripts/file.py"), as_root: true };
-const REMOVE: Python = Python { name: "remove", code: include_str!("scripts/remove.py"), as_root: true };
+pub(super) const SECRET: Python =
+    Python { name: "secret", code: include_str!("scripts/secret.py"), as_root: true };
+pub(super) const FILE: Python = Python { name: "file", code: include_str!("scripts/file.py"), as_root: true };
+pub(super) const REMOVE: Python =
+    Python { name: "remove", code: include_str!("scripts/remove.py"), as_root: true };
 
 #[derive(Debug, Deserialize)]
 struct Made {

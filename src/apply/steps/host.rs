@@ -76,7 +76,8 @@ pub(in crate::apply) fn reply<T: DeserializeOwned>(name: &str, stdout: &[u8]) ->
     let value: serde_json::Value = serde_json::from_slice(stdout).map_err(bad)?;
     if let Some(failed) = value.get("failed").and_then(serde_json::Value::as_str) {
         // An error without a word would be shown as nothing at all.
-        let why = if failed.is_empty() { format!("{name} failed and did not say why") } else { failed.to_owned() };
+        let why =
+            if failed.is_empty() { format!("{name} failed and did not say why") } else { failed.to_owned() };
         return Err(StepError::Failed(why));
     }
     serde_json::from_value(value).map_err(bad)

@@ -7,6 +7,8 @@ mod cloud_init;
 mod destroy;
 mod files;
 pub(in crate::apply) mod host;
+#[cfg(test)]
+mod hostile;
 mod probe;
 mod provision;
 mod service;

@@ -14,7 +14,8 @@ use crate::spec::{KvmNeed, Name, ProbeKind, Spec};
 const KVM: Python = Python { name: "kvm probe", code: include_str!("scripts/kvm.py"), as_root: true };
 const SECCOMP: Python =
     Python { name: "seccomp probe", code: include_str!("scripts/seccomp.py"), as_root: false };
-const CHECK: Python = Python { name: "probe", code: include_str!("scripts/check.py"), as_root: true };
+pub(super) const CHECK: Python =
+    Python { name: "probe", code: include_str!("scripts/check.py"), as_root: true };
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(10);

@@ -9,7 +9,8 @@ use super::host::{Python, UNITS};
 use super::{StepContext, StepError, StepOutcome};
 use crate::spec::Name;
 
-const SERVICE: Python = Python { name: "service", code: include_str!("scripts/service.py"), as_root: true };
+pub(super) const SERVICE: Python =
+    Python { name: "service", code: include_str!("scripts/service.py"), as_root: true };
 
 #[derive(Debug, Deserialize)]
 struct Brought {

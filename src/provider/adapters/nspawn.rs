@@ -115,6 +115,8 @@ const DESTROY_TOOLS: &[(&str, &str)] = &[("ip", "iproute2"), ("nft", "nftables")
 /// Asked where this machine names no server that answers a container too.
 const PUBLIC_NAMESERVERS: [Ipv4Addr; 2] = [Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::new(1, 1, 1, 1)];
 
+const PROXIES: [&str; 6] = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+
 /// One lock for all folders of hosts: they share this machine's addresses.
 const LOCK: &str = "/run/lane-nspawn.lock";
 
@@ -412,10 +414,12 @@ impl Nspawn {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
+        let mut command = self.world.command(program);
+        // Packages may come through a proxy.
+        let proxies = PROXIES.iter().filter_map(|name| Some((name, self.world.var(name)?)));
+        command.envs(proxies);
         // Its own process group: Ctrl-C in the terminal is for lane, which decides what to finish.
-        command.env_clear().envs(self.world.child_env()).env("PATH", &self.path).env("LC_ALL", "C.UTF-8");
-        command.process_group(0).stdin(Stdio::null());
+        command.env("PATH", &self.path).env("LC_ALL", "C.UTF-8").process_group(0).stdin(Stdio::null());
         command
     }
 
@@ -707,8 +711,8 @@ impl Nspawn {
         let io = |error: std::io::Error| format!("{}: {error}", path.display());
         let console = fs::open_append(&path).map_err(io)?;
         // Not by `command`: setsid turns this very process into the session only if it leads no group yet.
-        let mut command = Command::new("setsid");
-        command.env_clear().envs(self.world.child_env()).env("PATH", &self.path).stdin(Stdio::null());
+        let mut command = self.world.command("setsid");
+        command.env("PATH", &self.path).stdin(Stdio::null());
         command.args(["sh", "-c", START, "lane-start", &site.machine]);
         command.args(["systemd-nspawn", "--boot", "--settings=no", "--link-journal=no", "--timezone=off"]);
         command.args(["--resolv-conf=off", "--console=read-only", "--capability=CAP_NET_ADMIN"]);
