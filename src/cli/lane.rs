@@ -39,13 +39,10 @@ pub(super) struct ExecuteArgs {
 
 /// Reads and checks a spec.
 pub(super) fn load_spec(context: &Context, path: &Path) -> Result<Spec, Failure> {
-    spec::load(&context.world, &context.world.cwd().join(path))
-        .map_err(|error| spec_failure(error.render(context.ui.colour_err), 1))
-}
-
-/// The failure for bad specs; the complaints are its message.
-pub(super) fn spec_failure(message: String, _specs: usize) -> Failure {
-    Failure::new(Kind::Spec, message)
+    spec::load(&context.world, &context.world.cwd().join(path)).map_err(|error| {
+        let complaints = error.render(context.ui.colour_err);
+        Failure::new(Kind::Spec, format!("{} is not a valid spec\n{complaints}", path.display()))
+    })
 }
 
 /// Whether a target is meant as a file rather than as a lane's name.
@@ -178,8 +175,11 @@ pub(super) async fn make_plan(
     if !options.offline && !inputs.missing.is_empty() {
         let complaints: Vec<String> =
             inputs.missing.iter().map(|complaint| complaint.render(context.ui.colour_err)).collect();
-        return Err(spec_failure(complaints.join("\n"), 1)
-            .hint("`lane plan --offline` plans without these files, `lane validate` checks the spec alone"));
+        return Err(Failure::new(
+            Kind::Spec,
+            format!("lane `{}` cannot be planned\n{}", spec.name, complaints.join("\n")),
+        )
+        .hint("`lane plan --offline` plans without these files, `lane validate` checks the spec alone"));
     }
     let desired = plan::desired(&spec, &inputs, options.with_tests)
         .map_err(|cycle| Failure::new(Kind::Spec, cycle.to_string()))?;

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::lane::{load_spec, spec_failure};
+use super::lane::load_spec;
 use super::{Context, Format};
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 
 /// Check specs and show every complaint at once; touches nothing and opens no socket.
 #[derive(Debug, Args)]
@@ -51,5 +51,5 @@ pub(super) fn run(context: &Context, args: &ValidateArgs) -> Result<u8, Failure>
         let text = serde_json::json!({"format_version": 1, "specs": rows});
         context.ui.line(&serde_json::to_string_pretty(&text).unwrap_or_default());
     }
-    if bad > 0 { Err(spec_failure(String::new(), bad)) } else { Ok(0) }
+    if bad > 0 { Err(Failure::new(Kind::Spec, "")) } else { Ok(0) }
 }

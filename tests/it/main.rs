@@ -11,6 +11,7 @@ mod boundaries;
 mod chaos;
 mod cli;
 mod examples;
+mod hostile;
 mod leases;
 mod real_host;
 mod secrets;
