@@ -14,6 +14,14 @@
 //!
 //! `ARCHITECTURE.md` has the decisions and the arrows that are allowed between these modules.
 
+// The emulators speak of `lane::…`, in the unit tests too.
+#[cfg(test)]
+extern crate self as lane;
+
+#[cfg(test)]
+#[path = "../tests/emulators/mod.rs"]
+mod emulators;
+
 pub mod apply;
 pub mod cli;
 pub mod error;

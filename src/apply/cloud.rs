@@ -192,6 +192,8 @@ impl Cloud<'_> {
             };
             let rest = if spared.is_empty() { self.residue(&selector).await? } else { vec![] };
             seen.extend(rest.iter().map(Object::of_residue));
+            // What was left of a host that never came to be, or is gone, goes by that host's id.
+            pending.extend(rest.iter().map(|part| part.host.clone()));
             let now = Instant::now();
             let wait = if hosts.is_empty() && rest.is_empty() && pending.is_empty() {
                 let listing = EmptyListing { at: self.world.now(), hosts: 0, residue: 0 };

@@ -15,7 +15,7 @@ use crate::apply::steps::{Connector, RunContext};
 use crate::error::{Failure, Kind};
 use crate::inputs::{self, Inputs};
 use crate::plan::{self, DiffInput, Observed, ObservedHost, Plan, StepId};
-use crate::provider::{self, Entry, Provider};
+use crate::provider::{self, Entry, Link, Provider};
 use crate::report::progress::{self, Look, Style};
 use crate::spec::{self, ProviderSpec, Spec};
 use crate::state::{LaneDir, Record, SharedSession};
@@ -121,7 +121,7 @@ pub(super) fn connect(
         Failure::new(Kind::Provider, format!("this build of lane has no provider `{}`", provider.name))
     })?;
     let config = spec::resolve_env_json(&context.world, &provider.config)?;
-    let connected = (entry.connect)(&context.world, &config)?;
+    let connected = (entry.connect)(&context.world, &config, Link::Network)?;
     Ok((Arc::from(connected), entry))
 }
 

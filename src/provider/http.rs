@@ -32,6 +32,9 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_mins(1);
 
+/// No account has as many pages of hosts of ours.
+const MOST_PAGES: usize = 1000;
+
 /// No answer of an API that is used here comes near this size.
 const LARGEST_ANSWER: usize = 64 << 20;
 
@@ -57,6 +60,28 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// What a request carries.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Body {
+    /// `application/json`.
+    Json(Value),
+    /// `application/x-www-form-urlencoded`, in order.
+    Form(Vec<(String, String)>),
+}
+
+impl Body {
+    /// Returns the content type and the bytes.
+    pub fn encode(&self) -> (&'static str, Vec<u8>) {
+        match self {
+            Self::Json(value) => ("application/json", value.to_string().into_bytes()),
+            Self::Form(pairs) => {
+                let text = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+                ("application/x-www-form-urlencoded; charset=utf-8", text.into_bytes())
+            }
+        }
+    }
+}
+
 /// What goes to the cloud.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -66,17 +91,17 @@ pub struct Request {
     pub url: String,
     /// Query, in order.
     pub query: Vec<(String, String)>,
-    /// JSON, if anything.
-    pub body: Option<Value>,
-    /// Value of `Authorization`.
-    pub authorization: Option<Secret>,
+    /// If anything.
+    pub body: Option<Body>,
+    /// Headers beside those of the body; names in lower case. Their values may be secrets.
+    pub headers: Vec<(String, Secret)>,
     once: bool,
 }
 
 impl Request {
     /// Makes a request.
     pub fn new(method: Method, url: impl Into<String>) -> Self {
-        Self { method, url: url.into(), query: vec![], body: None, authorization: None, once: false }
+        Self { method, url: url.into(), query: vec![], body: None, headers: vec![], once: false }
     }
 
     /// Makes a request that changes nothing.
@@ -104,8 +129,31 @@ impl Request {
     /// Sets the body.
     #[must_use]
     pub fn json(mut self, body: Value) -> Self {
-        self.body = Some(body);
+        self.body = Some(Body::Json(body));
         self
+    }
+
+    /// Sets the body to a form.
+    #[must_use]
+    pub fn form(mut self, pairs: Vec<(String, String)>) -> Self {
+        self.body = Some(Body::Form(pairs));
+        self
+    }
+
+    /// Adds a header; the name is in lower case.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), Secret::new(value)));
+        self
+    }
+
+    /// Returns a value of the query or of a form.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        let form = match &self.body {
+            Some(Body::Form(pairs)) => pairs.as_slice(),
+            _ => &[],
+        };
+        self.query.iter().chain(form).find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// Sends it at most once, whatever comes of it.
@@ -191,13 +239,54 @@ pub struct VendorError {
     pub message: String,
 }
 
-/// How a vendor words its errors.
+/// Who asks: puts the proof into a request, right before it is sent.
+#[async_trait]
+pub trait Credentials: fmt::Debug + Send + Sync {
+    /// Adds a token or a signature. Finds and refreshes it where needed.
+    async fn sign(&self, request: &mut Request) -> Result<(), ProviderError>;
+}
+
+/// A token that never changes.
+#[derive(Debug)]
+pub struct Bearer(pub Secret);
+
+#[async_trait]
+impl Credentials for Bearer {
+    async fn sign(&self, request: &mut Request) -> Result<(), ProviderError> {
+        let value = format!("Bearer {}", self.0.reveal());
+        request.headers.push(("authorization".to_owned(), Secret::new(value)));
+        Ok(())
+    }
+}
+
+/// How requests get out.
+#[derive(Debug, Clone)]
+pub enum Link {
+    /// Over the network.
+    Network,
+    /// Over something that stands in for it.
+    Wire(Arc<dyn Wire>),
+}
+
+impl Link {
+    /// Opens it for a provider.
+    pub fn open(self, world: &World, provider: &'static str) -> Result<Arc<dyn Wire>, ProviderError> {
+        match self {
+            Self::Network => Ok(Arc::new(Reqwest::new(world, provider)?)),
+            Self::Wire(wire) => Ok(wire),
+        }
+    }
+}
+
+/// How a vendor words its answers.
 #[derive(Debug)]
 pub struct Dialect {
     /// Provider's name.
     pub provider: &'static str,
     /// Header with the id that support asks for.
     pub request_id: &'static str,
+    /// Reads the body of an answer; [`json`] for most.
+    pub parse: fn(&[u8]) -> Result<Value, String>,
     /// Reads the error out of an answer whose status says that there is one; `None` where the body says nothing.
     pub read: fn(&Response) -> Option<VendorError>,
 }
@@ -229,6 +318,12 @@ impl From<CallError> for ProviderError {
 pub struct Http {
     wire: Arc<dyn Wire>,
     dialect: &'static Dialect,
+    credentials: Arc<dyn Credentials>,
+}
+
+/// Reads a body of JSON.
+pub fn json(body: &[u8]) -> Result<Value, String> {
+    serde_json::from_slice(body).map_err(|error| format!("the answer is no whole JSON: {error}"))
 }
 
 /// What an attempt came to.
@@ -243,8 +338,31 @@ enum Attempt {
 
 impl Http {
     /// Speaks a vendor's dialect over a wire.
-    pub fn new(wire: Arc<dyn Wire>, dialect: &'static Dialect) -> Self {
-        Self { wire, dialect }
+    pub fn new(wire: Arc<dyn Wire>, dialect: &'static Dialect, credentials: Arc<dyn Credentials>) -> Self {
+        Self { wire, dialect, credentials }
+    }
+
+    /// Sends a request and those for the pages after it; `next` makes a page's successor, if it has one.
+    pub async fn pages(
+        &self,
+        operation: &'static str,
+        first: Request,
+        next: impl Fn(&Value) -> Option<Request> + Send,
+    ) -> Result<Vec<Value>, CallError> {
+        let mut pages = Vec::new();
+        let mut request = Some(first);
+        while let Some(asked) = request {
+            let page = self.call(operation, asked).await?;
+            request = next(&page);
+            pages.push(page);
+            // A listing that never ends proves nothing and must not be taken for one that did.
+            if pages.len() > MOST_PAGES {
+                let message = format!("the listing does not end after {MOST_PAGES} pages");
+                let provider = self.dialect.provider;
+                return Err(CallError::Provider(ProviderError::Rejected { provider, operation, message }));
+            }
+        }
+        Ok(pages)
     }
 
     /// Sends a request, again where that is safe, and returns the JSON of its answer (`null` for an empty one).
@@ -271,8 +389,11 @@ impl Http {
     }
 
     async fn attempt(&self, operation: &'static str, request: &Request) -> Attempt {
-        let provider = self.dialect.provider;
-        let response = match tokio::time::timeout(ATTEMPT, self.wire.send(request)).await {
+        let mut signed = request.clone();
+        if let Err(error) = self.credentials.sign(&mut signed).await {
+            return Attempt::Final(CallError::Provider(error));
+        }
+        let response = match tokio::time::timeout(ATTEMPT, self.wire.send(&signed)).await {
             Err(_) => return Attempt::Open(format!("no answer within {} s", ATTEMPT.as_secs()), None),
             Ok(Err(WireError::NotSent(why))) => return Attempt::Later(why, None),
             Ok(Err(WireError::Lost(why))) => return Attempt::Open(why, None),
@@ -280,10 +401,10 @@ impl Http {
         };
         let asked = response.retry_after();
         if (200..300).contains(&response.status) {
-            return match serde_json::from_slice(&response.body) {
+            return match (self.dialect.parse)(&response.body) {
                 Ok(value) => Attempt::Answer(value),
                 Err(_) if response.body.trim_ascii().is_empty() => Attempt::Answer(Value::Null),
-                Err(error) => Attempt::Open(format!("the answer is no whole JSON: {error}"), asked),
+                Err(why) => Attempt::Open(why, asked),
             };
         }
         let error = (self.dialect.read)(&response).unwrap_or_else(|| VendorError {
@@ -301,17 +422,26 @@ impl Http {
         let id =
             response.header(self.dialect.request_id).map(|id| format!(" (request {id})")).unwrap_or_default();
         let message = format!("{}: {}{id}", error.code, error.message);
-        let failed = |error| Attempt::Final(CallError::Provider(error));
         match error.meaning {
             Meaning::Later => Attempt::Later(message, asked),
             Meaning::Trouble => Attempt::Open(message, asked),
-            Meaning::NotFound => Attempt::Final(CallError::NotFound(message)),
-            Meaning::Conflict => Attempt::Final(CallError::Conflict(message)),
-            Meaning::Auth => failed(ProviderError::Auth { provider, message }),
-            Meaning::Capacity => failed(ProviderError::Capacity { provider, message }),
-            Meaning::Quota => failed(ProviderError::Quota { provider, message }),
-            Meaning::Rejected => failed(ProviderError::Rejected { provider, operation, message }),
+            meaning => Attempt::Final(self.error(operation, meaning, message)),
         }
+    }
+
+    /// Makes the error of a meaning, also of one that came inside a good answer.
+    pub fn error(&self, operation: &'static str, meaning: Meaning, message: String) -> CallError {
+        let provider = self.dialect.provider;
+        CallError::Provider(match meaning {
+            Meaning::NotFound => return CallError::NotFound(message),
+            Meaning::Conflict => return CallError::Conflict(message),
+            Meaning::Auth => ProviderError::Auth { provider, message },
+            Meaning::Capacity => ProviderError::Capacity { provider, message },
+            Meaning::Quota => ProviderError::Quota { provider, message },
+            Meaning::Rejected => ProviderError::Rejected { provider, operation, message },
+            Meaning::Later => ProviderError::Transient { provider, operation, message },
+            Meaning::Trouble => ProviderError::Ambiguous { provider, operation, message },
+        })
     }
 }
 
@@ -374,11 +504,12 @@ impl Reqwest {
 impl Wire for Reqwest {
     async fn send(&self, request: &Request) -> Result<Response, WireError> {
         let mut sent = self.0.request(request.method.clone(), &request.url).query(&request.query);
-        if let Some(authorization) = &request.authorization {
-            sent = sent.header(reqwest::header::AUTHORIZATION, authorization.reveal());
-        }
         if let Some(body) = &request.body {
-            sent = sent.json(body);
+            let (content_type, bytes) = body.encode();
+            sent = sent.header(reqwest::header::CONTENT_TYPE, content_type).body(bytes);
+        }
+        for (name, value) in &request.headers {
+            sent = sent.header(name, value.reveal());
         }
         let mut response = sent.send().await.map_err(|error| failed(&error))?;
         let status = response.status().as_u16();
@@ -406,7 +537,7 @@ fn failed(error: &reqwest::Error) -> WireError {
 }
 
 /// Joins an error and its causes: reqwest's own text alone does not say what went wrong. No address: it may hold a query.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
@@ -449,6 +580,7 @@ mod tests {
     static PLAIN: Dialect = Dialect {
         provider: "example",
         request_id: "x-request-id",
+        parse: json,
         read: |response| {
             let body: Value = serde_json::from_slice(&response.body).ok()?;
             let code = body["code"].as_str()?.to_owned();
@@ -481,7 +613,7 @@ mod tests {
         answers: Vec<Result<Response, WireError>>,
     ) -> (Result<Value, CallError>, usize) {
         let wire = Arc::new(Scripted(Mutex::new((answers.into(), 0))));
-        let http = Http::new(Arc::<Scripted>::clone(&wire), &PLAIN);
+        let http = Http::new(Arc::<Scripted>::clone(&wire), &PLAIN, Arc::new(Bearer(Secret::new("test"))));
         let called = http.call("reading", request).await;
         let sent = wire.0.lock().unwrap().1;
         (called, sent)
@@ -623,8 +755,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_not_shown() {
-        let mut request = Request::get("x");
-        request.authorization = Some(Secret::new("Bearer abc"));
+        let request = Request::get("x").header("authorization", "Bearer abc");
         assert!(!format!("{request:?}").contains("abc"));
     }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::Fingerprint;
 use crate::world::World;
 
+pub use http::Link;
 pub use registry::{by_name, entries};
 
 macro_rules! text_newtype {
@@ -152,7 +153,7 @@ pub struct CreateRequest {
     pub fingerprint: Fingerprint,
     /// For clouds that know idempotency.
     pub token: ClientToken,
-    /// Networks admitted to port 22; empty means: no firewall is asked for.
+    /// Networks admitted to port 22; empty means: the operator's own address, where the provider has a firewall.
     pub allow_from: Vec<String>,
 }
 
@@ -340,7 +341,58 @@ pub enum KvmSupport {
 }
 
 /// Makes a provider out of its own keys.
-pub type Connect = fn(&World, &serde_json::Value) -> Result<Box<dyn Provider>, ProviderError>;
+pub type Connect = fn(&World, &serde_json::Value, Link) -> Result<Box<dyn Provider>, ProviderError>;
+
+/// Reads a provider's own keys.
+pub(crate) fn config<Config: serde::de::DeserializeOwned>(
+    provider: &'static str,
+    keys: &serde_json::Value,
+) -> Result<Config, ProviderError> {
+    serde_json::from_value(keys.clone()).map_err(|error| ProviderError::Rejected {
+        provider,
+        operation: "reading its keys",
+        message: error.to_string(),
+    })
+}
+
+/// A client token as a UUID (RFC 9562), for clouds that want one; a ULID and a UUID both have 128 bits.
+pub fn token_uuid(token: &ClientToken) -> String {
+    let bits = ulid::Ulid::from_string(token.as_str()).map_or_else(
+        |_| {
+            let digest = blake3::hash(token.as_str().as_bytes());
+            digest.as_bytes().iter().take(16).fold(0, |bits, byte| bits << 8 | u128::from(*byte))
+        },
+        |ulid| ulid.0,
+    );
+    let hex = format!("{bits:032x}");
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+/// Asks a service that says from which address it is asked; `LANE_ADDRESS_SERVICE` names another one.
+const ADDRESS_SERVICE: &str = "https://checkip.amazonaws.com/";
+
+/// Returns the network that a firewall has to admit so that the operator gets in: the one address it is seen from.
+pub(crate) async fn operator_network(
+    world: &World,
+    provider: &'static str,
+    wire: &dyn http::Wire,
+) -> Result<String, ProviderError> {
+    let service = world.var("LANE_ADDRESS_SERVICE").unwrap_or(ADDRESS_SERVICE);
+    let unknown = |why: String| ProviderError::Unavailable {
+        provider,
+        message: format!("{service} does not say from which address you come: {why}"),
+        remedy: "write `access: {allow_from: [<your network>]}` into the spec".to_owned(),
+    };
+    let answer = wire.send(&http::Request::get(service)).await.map_err(|error| match error {
+        http::WireError::NotSent(why) | http::WireError::Lost(why) => unknown(why),
+    })?;
+    let text = String::from_utf8_lossy(&answer.body).trim().to_owned();
+    match text.parse() {
+        Ok(IpAddr::V4(address)) if answer.status == 200 => Ok(format!("{address}/32")),
+        Ok(IpAddr::V6(address)) if answer.status == 200 => Ok(format!("{address}/128")),
+        _ => Err(unknown(format!("HTTP {}", answer.status))),
+    }
+}
 
 /// The `connect` of an adapter whose API calls are not part of this build: its keys are checked, then it says so.
 pub(crate) fn without_api<Config: serde::de::DeserializeOwned>(

@@ -33,10 +33,13 @@ pub(super) fn always(lane: &Lane) -> Result<(), String> {
         let known = record
             .host
             .as_ref()
-            .is_some_and(|host| host.id.is_none() || host.id.as_ref() == Some(&machine.id));
+            .is_some_and(|host| host.id.is_none() || host.id.as_ref() == Some(&lane.known_as(&machine.id)));
         if !known {
             return Err(format!("I3: {} is billed and no record knows it: {:?}", machine.id, record.host));
         }
+    }
+    if let Some(complaint) = lane.emulator.as_ref().and_then(|emulator| emulator.complaints().pop()) {
+        return Err(format!("the vendor would not understand: {complaint}"));
     }
     let foreign = ledger.machines.iter().filter(|machine| machine.label != label);
     if let Some(machine) = foreign.into_iter().find(|machine| machine.is_deleted()) {
@@ -53,7 +56,7 @@ pub(super) fn is_up(lane: &Lane) -> Result<(), String> {
     let [machine] = alive[..] else {
         return Err(format!("I1: {} hosts after apply", alive.len()));
     };
-    if record.host.as_ref().and_then(|host| host.id.as_ref()) != Some(&machine.id) {
+    if record.host.as_ref().and_then(|host| host.id.as_ref()) != Some(&lane.known_as(&machine.id)) {
         return Err(format!("I1: {} is up and {:?} is recorded", machine.id, record.host));
     }
     if !record.in_doubt.is_empty() {
@@ -118,6 +121,9 @@ pub(super) fn is_gone(lane: &Lane) -> Result<(), String> {
     let ledger = lane.cloud.ledger();
     if let Some(machine) = ledger.of(&label).next() {
         return Err(format!("I4: {} is still billed after destroy", machine.id));
+    }
+    if let Some(left) = lane.emulator.as_ref().and_then(|emulator| emulator.leftovers().pop()) {
+        return Err(format!("I4: {left} is left after destroy"));
     }
     if record.host.is_some() || !record.in_doubt.is_empty() {
         return Err(format!(

@@ -42,7 +42,7 @@ pub(super) static ENTRY: Entry = Entry {
         let per_hour = Money { micros: 250_000, currency: "EUR".to_owned() };
         Some(Price { per_hour, source: "a test, 2026-05-06".to_owned() })
     },
-    connect: |_: &World, _| {
+    connect: |_: &World, _, _| {
         Err(ProviderError::Unavailable {
             provider: "example",
             message: "it lives in the simulation".to_owned(),

@@ -14,12 +14,15 @@ use tokio_util::sync::CancellationToken;
 use super::cloud::{Cloud, ENTRY, Weather};
 use super::disk::{SimDisk, Trouble};
 use super::fate::Fate;
+use super::wire::Perilous;
 use crate::apply::event::EventSink;
 use crate::apply::executor::{self, RunOptions, RunSummary};
 use crate::apply::refresh::{RefreshInput, refresh};
 use crate::apply::steps::RunContext;
+use crate::emulators::{self, Emulator};
 use crate::inputs::Inputs;
 use crate::plan::{self, Action, DiffError, DiffInput, Observed, Plan, Work};
+use crate::provider::{self, HostId, Link, Provider};
 use crate::spec::Spec;
 use crate::state::{LaneDir, Record, SharedSession, StateError};
 use crate::world::fs::faults;
@@ -91,6 +94,9 @@ pub(super) struct Lane {
     pub(super) spec: Spec,
     pub(super) inputs: Inputs,
     pub(super) cloud: Cloud,
+    /// What the lane asks: the cloud itself, or an adapter that speaks to an emulator of its API over it.
+    provider: Arc<dyn Provider>,
+    pub(super) emulator: Option<Arc<dyn Emulator>>,
     pub(super) fate: Fate,
     pub(super) dir: LaneDir,
     pub(super) world: World,
@@ -103,14 +109,18 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, adapter: Option<&'static str>) -> Self {
         // In memory where there is such a place: a sync then costs nothing.
         let memory = PathBuf::from("/dev/shm");
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
         let folder = folder.expect("a temporary folder");
+        let endpoint = |name: &str| {
+            let variable = format!("LANE_{}_ENDPOINT", name.to_ascii_uppercase());
+            (variable, emulators::endpoint(name, "emulator"))
+        };
         let world = World::fixed(
             Arc::new(Virtual { began: Instant::now() }),
-            BTreeMap::new(),
+            adapter.map(endpoint).into_iter().collect(),
             folder.path().to_owned(),
         );
         let (spec, inputs) = plan::testing::lane();
@@ -130,12 +140,26 @@ impl Lane {
             }
         };
         cloud.watch(world.clone(), record.label(), Box::new(witness));
+        let emulator =
+            adapter.map(|name| emulators::over(name, Arc::new(cloud.clone())).expect("an emulator"));
+        let provider: Arc<dyn Provider> = match (adapter, &emulator) {
+            (Some(name), Some(emulator)) => {
+                let wire = Perilous { emulator: Arc::clone(emulator), fate: fate.clone() };
+                let connect = provider::by_name(name).expect("an adapter").connect;
+                connect(&world, &emulators::keys(name), Link::Wire(Arc::new(wire)))
+                    .expect("a provider")
+                    .into()
+            }
+            _ => Arc::new(cloud.clone()),
+        };
         let disk = Rc::new(RefCell::new(SimDisk::new(fate.clone(), seed)));
         let guard = faults::set(Rc::<RefCell<SimDisk>>::clone(&disk));
         Self {
             spec,
             inputs,
             cloud,
+            provider,
+            emulator,
             fate,
             dir,
             world,
@@ -174,6 +198,11 @@ impl Lane {
         disk.settle();
         self.fate.tell(format!("-- {ended}"));
         ended
+    }
+
+    /// Returns the id by which the lane's provider knows a machine.
+    pub(super) fn known_as(&self, machine: &HostId) -> HostId {
+        self.emulator.as_ref().map_or_else(|| machine.clone(), |emulator| emulator.id_of(machine))
     }
 
     /// Returns how many points the last process passed.
@@ -249,7 +278,7 @@ impl Lane {
             world: &self.world,
             record,
             spec,
-            provider: &self.cloud,
+            provider: self.provider.as_ref(),
             connector: &self.cloud,
             deadline: Duration::from_secs(10),
         })
@@ -290,7 +319,7 @@ impl Lane {
             spec: Some(Arc::new(self.spec.clone())),
             inputs: Arc::new(self.inputs.clone()),
             session,
-            provider: Arc::new(self.cloud.clone()),
+            provider: Arc::clone(&self.provider),
             entry: &ENTRY,
             connector: Arc::new(self.cloud.clone()),
             events: EventSink::channel().0,

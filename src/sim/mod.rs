@@ -11,6 +11,7 @@ mod disk;
 mod fate;
 mod lane;
 mod story;
+mod wire;
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -35,6 +36,8 @@ fn variable(name: &str) -> Option<u64> {
 
 /// Tells every story in its own virtual time.
 fn tell(story: &Story) -> Result<Totals, String> {
+    // The pauses between repeated requests are drawn.
+    fastrand::seed(story.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(story.tell())
 }
@@ -56,14 +59,27 @@ fn report(what: &str, stories: u64, totals: &Totals, took: Duration) {
 
 #[test]
 fn i1_to_i20_any_story_ends_well() {
+    many(None, SEEDS);
+}
+
+/// The same through each adapter that has an emulator: its requests, its reading of answers, its order of deletes.
+#[test]
+fn i1_to_i20_any_story_through_an_adapter_ends_well() {
+    for adapter in crate::emulators::ADAPTERS {
+        many(Some(adapter), SEEDS / 4);
+    }
+}
+
+fn many(adapter: Option<&'static str>, seeds: u64) {
+    let what = adapter.unwrap_or("seeds");
     if let Some(seed) = variable("LANE_CRASH_SEED") {
-        match tell(&Story::of_seed(seed)) {
-            Ok(_) => println!("seed {seed}: nothing found"),
-            Err(found) => panic!("seed {seed}:\n{found}"),
+        match tell(&Story::of_seed(seed, adapter)) {
+            Ok(_) => println!("{what}, seed {seed}: nothing found"),
+            Err(found) => panic!("{what}, seed {seed}:\n{found}"),
         }
         return;
     }
-    let count = variable("LANE_CRASH_SEEDS").unwrap_or(SEEDS);
+    let count = variable("LANE_CRASH_SEEDS").map_or(seeds, |asked| asked * seeds / SEEDS);
     let began = std::time::Instant::now();
     let (next, totals, found) = (AtomicU64::new(0), Mutex::new(Totals::default()), Mutex::new(vec![]));
     std::thread::scope(|scope| {
@@ -74,7 +90,7 @@ fn i1_to_i20_any_story_ends_well() {
                     if seed >= count || found.lock().unwrap().len() >= 5 {
                         return;
                     }
-                    match tell(&Story::of_seed(seed)) {
+                    match tell(&Story::of_seed(seed, adapter)) {
                         Ok(told) => totals.lock().unwrap().add(told),
                         Err(why) => found.lock().unwrap().push((seed, why)),
                     }
@@ -86,9 +102,9 @@ fn i1_to_i20_any_story_ends_well() {
     found.sort();
     if let Some((seed, why)) = found.first() {
         let seeds: Vec<u64> = found.iter().map(|(seed, _)| *seed).collect();
-        panic!("seeds {seeds:?} fail; replay one with `make crash SEED={seed}`. Seed {seed}:\n{why}");
+        panic!("{what}: seeds {seeds:?} fail; replay one with `make crash SEED={seed}`. Seed {seed}:\n{why}");
     }
-    report("seeds", count, &totals.into_inner().unwrap(), began.elapsed());
+    report(what, count, &totals.into_inner().unwrap(), began.elapsed());
 }
 
 /// Dies at each point of a run in turn, in each way, and goes on with a new process.
@@ -121,7 +137,8 @@ fn i1_a_run_may_die_at_every_point() {
     let began = std::time::Instant::now();
     let (mut stories, mut totals) = (0, Totals::default());
     for (name, ops, verb) in before {
-        let story = |ops: Vec<Op>| Story { seed: 7, ops, ends_with_apply: verb == Verb::Apply };
+        let story =
+            |ops: Vec<Op>| Story { adapter: None, seed: 7, ops, ends_with_apply: verb == Verb::Apply };
         let whole = story([ops.clone(), vec![Op::Run(verb, Trial::default())]].concat());
         let points = tell(&whole).unwrap_or_else(|why| panic!("{name}:\n{why}")).last_run;
         assert!(points > 5, "{name} passes {points} points");
@@ -150,7 +167,8 @@ fn i8_i9_a_disk_may_refuse_every_write() {
     let began = std::time::Instant::now();
     for verb in [Verb::Apply, Verb::Destroy] {
         let before = if verb == Verb::Apply { vec![] } else { vec![Op::Run(Verb::Apply, Trial::default())] };
-        let story = |ops: Vec<Op>| Story { seed: 11, ops, ends_with_apply: verb == Verb::Apply };
+        let story =
+            |ops: Vec<Op>| Story { adapter: None, seed: 11, ops, ends_with_apply: verb == Verb::Apply };
         let points = tell(&story([before.clone(), vec![Op::Run(verb, Trial::default())]].concat()))
             .unwrap_or_else(|why| panic!("{why}"))
             .last_run;
@@ -211,7 +229,7 @@ proptest! {
         ops in proptest::collection::vec(any_op(), 1..8),
         ends_with_apply in any::<bool>(),
     ) {
-        let story = Story { seed, ops, ends_with_apply };
+        let story = Story { adapter: None, seed, ops, ends_with_apply };
         let told = tell(&story);
         prop_assert!(told.is_ok(), "{}", told.err().unwrap_or_default());
     }

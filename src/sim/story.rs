@@ -140,6 +140,8 @@ impl Totals {
 
 #[derive(Debug, Clone)]
 pub(super) struct Story {
+    /// The adapter that stands between the lane and the cloud, if any.
+    pub(super) adapter: Option<&'static str>,
     pub(super) seed: u64,
     pub(super) ops: Vec<Op>,
     /// Whether the lane must come up in the end before it goes.
@@ -147,15 +149,15 @@ pub(super) struct Story {
 }
 
 impl Story {
-    pub(super) fn of_seed(seed: u64) -> Self {
+    pub(super) fn of_seed(seed: u64, adapter: Option<&'static str>) -> Self {
         let mut rng = Rng::with_seed(seed);
         let ops = (0..rng.usize(1..7)).map(|_| any_op(&mut rng)).collect();
-        Self { seed, ops, ends_with_apply: rng.u8(..4) != 0 }
+        Self { adapter, seed, ops, ends_with_apply: rng.u8(..4) != 0 }
     }
 
     /// Tells it; an error is what was found, with all that happened until then.
     pub(super) async fn tell(&self) -> Result<Totals, String> {
-        let mut lane = Lane::new(self.seed);
+        let mut lane = Lane::new(self.seed, self.adapter);
         let told = self.tell_on(&mut lane).await;
         told.map_err(|why| format!("{why}\n{:#?}\nwhat happened:\n{}", self.ops, lane.fate.story()))
     }

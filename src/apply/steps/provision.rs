@@ -122,7 +122,6 @@ impl Wish {
             fingerprint: context.step.fingerprint.clone(),
             token: ClientToken::new(ulid::Ulid::generate().to_string().to_ascii_lowercase()),
             allow_from: match &spec.access.allow_from {
-                // The adapter that has a firewall asks from where it is seen; here nobody knows.
                 AllowFrom::Auto => vec![],
                 AllowFrom::Cidrs(cidrs) => cidrs.clone(),
             },

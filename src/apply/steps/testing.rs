@@ -48,7 +48,7 @@ pub(in crate::apply) static ENTRY: Entry = Entry {
         let per_hour = Money { micros: 250_000, currency: "EUR".to_owned() };
         (sku.as_str() == "small").then(|| Price { per_hour, source: "test".to_owned() })
     },
-    connect: |_, _| Ok(Box::new(FakeCloud::default())),
+    connect: |_, _, _| Ok(Box::new(FakeCloud::default())),
 };
 
 /// What happens to one create.

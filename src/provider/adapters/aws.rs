@@ -39,7 +39,7 @@ pub(crate) static ENTRY: Entry = Entry {
     schema: |generator| generator.subschema_for::<Config>(),
     kvm,
     price,
-    connect: |_, config| without_api::<Config>("aws", config),
+    connect: |_, config, _| without_api::<Config>("aws", config),
 };
 
 fn kvm(sku: &Sku) -> KvmSupport {

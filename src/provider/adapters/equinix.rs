@@ -37,7 +37,7 @@ pub(crate) static ENTRY: Entry = Entry {
     schema: |generator| generator.subschema_for::<Config>(),
     kvm,
     price,
-    connect: |_, config| without_api::<Config>("equinix", config),
+    connect: |_, config, _| without_api::<Config>("equinix", config),
 };
 
 fn kvm(_sku: &Sku) -> KvmSupport {

@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::plan::{Digester, Fingerprint};
 use crate::provider::{
-    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Money, Price, Provider, ProviderError,
-    Region, Residue, Selector, Sku,
+    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Link, Money, Price, Provider,
+    ProviderError, Region, Residue, Selector, Sku,
 };
 use crate::world::{World, fs};
 
@@ -138,7 +138,11 @@ fn unavailable(message: impl Into<String>, remedy: impl Into<String>) -> Provide
     ProviderError::Unavailable { provider: NAME, message: message.into(), remedy: remedy.into() }
 }
 
-fn connect(world: &World, config: &serde_json::Value) -> Result<Box<dyn Provider>, ProviderError> {
+fn connect(
+    world: &World,
+    config: &serde_json::Value,
+    _link: Link,
+) -> Result<Box<dyn Provider>, ProviderError> {
     Ok(Box::new(Nspawn::new(world, config)?))
 }
 

@@ -35,7 +35,7 @@ pub(crate) static ENTRY: Entry = Entry {
     schema: |generator| generator.subschema_for::<Config>(),
     kvm,
     price,
-    connect: |_, config| without_api::<Config>("vultr", config),
+    connect: |_, config, _| without_api::<Config>("vultr", config),
 };
 
 fn kvm(sku: &Sku) -> KvmSupport {

@@ -1,0 +1,121 @@
+//! The vendors' own descriptions of their APIs, where this machine has them: `LANE_API_DESCRIPTIONS` names the folder.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+/// Reads a description, or says that it was left out.
+pub(crate) fn read(file: &str) -> Option<Value> {
+    static SAID: OnceLock<()> = OnceLock::new();
+    let folder = std::env::var_os("LANE_API_DESCRIPTIONS").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/providers/spec"),
+        PathBuf::from,
+    );
+    let text = lane::world::fs::read(&folder.join(file)).ok();
+    if text.is_none() {
+        SAID.get_or_init(|| println!("left out: requests are not checked against {file}, which is not here"));
+    }
+    text.map(|text| serde_json::from_slice(&text).expect("a description in JSON"))
+}
+
+/// A request against a discovery document (Google's form).
+pub(crate) fn discovery(
+    document: &Value,
+    method: &str,
+    path: &str,
+    query: &[(String, String)],
+    body: Option<&Value>,
+) -> Vec<String> {
+    let methods = document["resources"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .flat_map(|(_, resource)| resource["methods"].as_object().into_iter().flatten());
+    let fits = |template: &str| {
+        let (template, path): (Vec<_>, Vec<_>) = (template.split('/').collect(), path.split('/').collect());
+        template.len() == path.len()
+            && template.iter().zip(&path).all(|(t, p)| t == p || (t.starts_with('{') && !p.is_empty()))
+    };
+    let found: Vec<&Value> = methods
+        .map(|(_, found)| found)
+        .filter(|found| found["httpMethod"] == method && fits(found["path"].as_str().unwrap_or_default()))
+        .collect();
+    // `operations/wait` fits `operations/{name}` too: the one with fewer holes counts.
+    let Some(found) =
+        found.into_iter().min_by_key(|found| found["path"].as_str().unwrap_or_default().matches('{').count())
+    else {
+        return vec![format!("there is no {method} {path}")];
+    };
+    let mut complaints = Vec::new();
+    for (name, _) in query {
+        if found["parameters"][name]["location"] != "query" && document["parameters"][name].is_null() {
+            complaints.push(format!("{method} {path} has no parameter {name}"));
+        }
+    }
+    match (&found["request"]["$ref"], body) {
+        (Value::String(schema), Some(body)) => object(document, schema, body, schema, &mut complaints),
+        (Value::Null, None) => {}
+        (_, body) => complaints.push(format!(
+            "{method} {path}: a body is {}",
+            if body.is_some() { "not taken" } else { "missing" }
+        )),
+    }
+    complaints
+}
+
+fn object(document: &Value, schema: &str, value: &Value, at: &str, complaints: &mut Vec<String>) {
+    let Some(members) = value.as_object() else {
+        complaints.push(format!("{at} is no object"));
+        return;
+    };
+    let known = &document["schemas"][schema]["properties"];
+    for (name, value) in members {
+        let at = format!("{at}.{name}");
+        if known[name].is_null() {
+            complaints.push(format!("{at} is unknown"));
+        } else {
+            typed(document, &known[name], value, &at, complaints);
+        }
+    }
+}
+
+fn typed(document: &Value, kind: &Value, value: &Value, at: &str, complaints: &mut Vec<String>) {
+    if let Some(schema) = kind["$ref"].as_str() {
+        return object(document, schema, value, at, complaints);
+    }
+    let fits = match kind["type"].as_str().unwrap_or_default() {
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "integer" | "number" => value.is_number(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        _ => true,
+    };
+    if !fits {
+        complaints.push(format!("{at} is no {}", kind["type"]));
+    }
+    if let (Some(allowed), Some(text)) = (kind["enum"].as_array(), value.as_str())
+        && !allowed.iter().any(|allowed| allowed == text)
+    {
+        complaints.push(format!("{at} cannot be {text}"));
+    }
+    if let Some(pattern) = kind["pattern"].as_str().filter(|_| at.rsplit('.').next() == Some("name")) {
+        let text = value.as_str().unwrap_or_default();
+        let plain =
+            text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        if !plain
+            || text.len() > 63
+            || !text.starts_with(|c: char| c.is_ascii_lowercase())
+            || text.ends_with('-')
+        {
+            complaints.push(format!("{at} {text:?} does not match {pattern}"));
+        }
+    }
+    for (number, item) in value.as_array().into_iter().flatten().enumerate() {
+        typed(document, &kind["items"], item, &format!("{at}[{number}]"), complaints);
+    }
+    for (name, item) in value.as_object().into_iter().flatten() {
+        typed(document, &kind["additionalProperties"], item, &format!("{at}.{name}"), complaints);
+    }
+}

@@ -1,0 +1,416 @@
+//! Compute Engine v1: instances, their disks, firewall rules, operations.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use lane::plan::{Digest, Fingerprint};
+use lane::provider::http::{Body, Request, Response, Wire, WireError};
+use lane::provider::{
+    ClientToken, CreateRequest, Host, HostId, HostStatus, Label, Lineage, Provider, Region, Residue,
+    Selector, Sku,
+};
+use serde_json::{Value, json};
+
+use super::{ADDRESS, Emulator, Refusal, description};
+
+const ROOT: &str = "https://www.googleapis.com/compute/v1/projects/my-project";
+const ZONE: &str = "us-central1-a";
+
+#[derive(Debug, Default)]
+struct Memory {
+    /// Where a host is, in Google's words.
+    places: BTreeMap<HostId, (String, String)>,
+    rules: BTreeMap<String, Value>,
+    operations: BTreeMap<String, Value>,
+    requests: Vec<Request>,
+    complaints: Vec<String>,
+    /// Zones and names of what was made and not deleted, unless a person did so.
+    taken: BTreeSet<(String, String)>,
+    by_request_id: BTreeMap<String, Value>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Gcp {
+    hosts: Arc<dyn Provider>,
+    memory: Mutex<Memory>,
+    description: Option<Value>,
+}
+
+type Answer = Result<Response, WireError>;
+
+fn error(status: u16, reason: &str, message: &str) -> Response {
+    Response::json(
+        status,
+        &json!({"error": {"code": status, "message": message, "errors": [{"domain": "global", "reason": reason, "message": message}]}}),
+    )
+}
+
+fn refuse(refusal: Refusal) -> Answer {
+    Ok(match refusal {
+        Refusal::Lost => return Err(WireError::Lost("by the emulator".to_owned())),
+        Refusal::Unauthorised => error(401, "authError", "Invalid Credentials"),
+        Refusal::Wrong => error(400, "invalid", "Invalid value for field"),
+        Refusal::Full => {
+            error(503, "ZONE_RESOURCE_POOL_EXHAUSTED", "The zone does not have enough resources")
+        }
+        Refusal::OverQuota => error(403, "quotaExceeded", "Quota 'N2_CPUS' exceeded. Limit: 8.0"),
+        Refusal::Busy => error(403, "rateLimitExceeded", "Rate Limit Exceeded"),
+    })
+}
+
+fn not_found(what: &str) -> Response {
+    error(404, "notFound", &format!("The resource '{what}' was not found"))
+}
+
+fn leaf(value: &Value) -> &str {
+    value.as_str().and_then(|text| text.rsplit('/').next()).unwrap_or_default()
+}
+
+impl Gcp {
+    pub(crate) fn over(hosts: Arc<dyn Provider>) -> Self {
+        Self { hosts, memory: Mutex::default(), description: description::read("gcp-compute.json") }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes an operation; it is looked at once before it is done.
+    fn operation(&self, zone: Option<&str>, kind: &str, failure: Option<(&str, u16, &str)>) -> Value {
+        let mut memory = self.memory();
+        let name = format!("operation-{}", memory.operations.len() + 1);
+        let mut done = json!({"kind": "compute#operation", "name": name, "operationType": kind, "status": "DONE", "progress": 100});
+        if let Some(zone) = zone {
+            done["zone"] = format!("{ROOT}/zones/{zone}").into();
+        }
+        if let Some((code, status, message)) = failure {
+            done["error"] = json!({"errors": [{"code": code, "message": message}]});
+            done["httpErrorStatusCode"] = status.into();
+        }
+        let mut running = done.clone();
+        running["status"] = "RUNNING".into();
+        running["progress"] = 0.into();
+        if let Some(running) = running.as_object_mut() {
+            running.remove("error");
+            running.remove("httpErrorStatusCode");
+        }
+        memory.operations.insert(name, done);
+        running
+    }
+
+    /// Says where a host is: where it was put, or, for one that somebody else made, in the first free place.
+    fn place(&self, id: &HostId, label: &Label) -> (String, String) {
+        let mut memory = self.memory();
+        if let Some(place) = memory.places.get(id) {
+            return place.clone();
+        }
+        let name = label.to_string().replace(['.', '_'], "-");
+        let taken: BTreeSet<String> = memory
+            .places
+            .values()
+            .filter(|(_, known)| *known == name)
+            .map(|(zone, _)| zone.clone())
+            .collect();
+        let zones = [ZONE, "us-central1-b", "us-central1-c"].map(str::to_owned);
+        let zone = zones.iter().find(|zone| !taken.contains(*zone)).unwrap_or(&zones[2]).clone();
+        memory.places.insert(id.clone(), (zone.clone(), name.clone()));
+        (zone, name)
+    }
+
+    fn placed(&self, zone: &str, name: &str) -> Option<HostId> {
+        let memory = self.memory();
+        memory.places.iter().find(|(_, place)| place.0 == zone && place.1 == name).map(|(id, _)| id.clone())
+    }
+
+    async fn insert(&self, zone: &str, request: &Request, body: &Value) -> Answer {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let labels = &body["labels"];
+        let user_data = body["metadata"]["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|item| item["key"] == "user-data");
+        let request_id = request.parameter("requestId").unwrap_or_default().to_owned();
+        if let Some(first) = self.memory().by_request_id.get(&request_id) {
+            return Ok(Response::json(200, first));
+        }
+        let bits = u128::from_str_radix(&request_id.replace('-', ""), 16).unwrap_or_default();
+        let lane = text(&body["description"]).trim_start_matches("lane ").to_owned();
+        let seconds = text(&labels["expires"]).parse().unwrap_or_default();
+        let create = CreateRequest {
+            label: Label { lane, lineage: Lineage::new(text(&labels["lineage"])) },
+            sku: Sku::new(leaf(&body["machineType"])),
+            region: Region::new(zone),
+            image: "debian-13".to_owned(),
+            disk_bytes: text(&body["disks"][0]["initializeParams"]["diskSizeGb"])
+                .parse::<u64>()
+                .unwrap_or_default()
+                * 1_000_000_000,
+            kvm: body["advancedMachineFeatures"]["enableNestedVirtualization"] == true,
+            user_data: text(&user_data.unwrap_or(&Value::Null)["value"]),
+            expires_at: Timestamp::from_second(seconds).unwrap_or_default(),
+            fingerprint: Fingerprint(Digest::from_text(&text(&labels["fingerprint"]))),
+            token: ClientToken::new(ulid::Ulid(bits).to_string().to_ascii_lowercase()),
+            allow_from: vec![],
+        };
+        let name = text(&body["name"]);
+        if body["scheduling"]["maxRunDuration"]["seconds"]
+            .as_str()
+            .is_none_or(|seconds| seconds.parse().unwrap_or(0) < 30)
+        {
+            self.memory().complaints.push(format!("{name} has no deadline"));
+        }
+        // A name is unique in its zone.
+        let taken = self.memory().taken.contains(&(zone.to_owned(), name.clone()));
+        let is_it = |host: &Host| self.place(&host.id, &host.label) == (zone.to_owned(), name.clone());
+        if taken && self.hosts.find(&Selector::Owned).await.is_ok_and(|hosts| hosts.iter().any(is_it)) {
+            let message = format!("The resource 'instances/{name}' already exists");
+            return Ok(error(409, "alreadyExists", &message));
+        }
+        let answer = match self.hosts.create(&create).await {
+            Ok(id) => {
+                let mut memory = self.memory();
+                // Whatever had the name before is gone, else the create would have been refused.
+                memory.places.retain(|_, place| place.1 != name || place.0 != zone);
+                memory.places.insert(id, (zone.to_owned(), name.clone()));
+                memory.taken.insert((zone.to_owned(), name));
+                drop(memory);
+                self.operation(Some(zone), "insert", None)
+            }
+            Err(failed) => match Refusal::of(&failed) {
+                Refusal::Full => self.operation(
+                    Some(zone),
+                    "insert",
+                    Some((
+                        "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS",
+                        503,
+                        "does not have enough resources",
+                    )),
+                ),
+                other => return refuse(other),
+            },
+        };
+        self.memory().by_request_id.insert(request_id, answer.clone());
+        Ok(Response::json(200, &answer))
+    }
+
+    /// Everything of one kind, by zone, one thing a page.
+    async fn aggregated(&self, kind: &str, request: &Request) -> Answer {
+        let filter = request.parameter("filter").unwrap_or_default();
+        let lineage =
+            filter.split("labels.lineage=").nth(1).map(|rest| rest.trim_end_matches(')').to_owned());
+        let things: Result<Vec<(String, Value)>, _> = if kind == "instances" {
+            self.hosts
+                .find(&Selector::Owned)
+                .await
+                .map(|hosts| hosts.iter().map(|host| self.show(host)).collect())
+        } else {
+            self.hosts.residue(&Selector::Owned).await.map(|left| self.disks(&left))
+        };
+        let things = match things {
+            Ok(things) => things,
+            Err(failed) => return refuse(Refusal::of(&failed)),
+        };
+        let ours = |thing: &&(String, Value)| {
+            lineage.as_ref().is_none_or(|lineage| thing.1["labels"]["lineage"] == lineage.as_str())
+        };
+        let things: Vec<&(String, Value)> = things.iter().filter(ours).collect();
+        let at: usize = request.parameter("pageToken").and_then(|token| token.parse().ok()).unwrap_or(0);
+        let mut items = json!({"zones/us-east1-b": {"warning": {"code": "NO_RESULTS_ON_PAGE"}}});
+        if let Some((zone, thing)) = things.get(at) {
+            items[format!("zones/{zone}")] = json!({kind: [thing]});
+        }
+        let mut page = json!({"kind": "compute#aggregatedList", "items": items});
+        if at + 1 < things.len() {
+            page["nextPageToken"] = (at + 1).to_string().into();
+        }
+        Ok(Response::json(200, &page))
+    }
+
+    fn show(&self, host: &Host) -> (String, Value) {
+        let (zone, name) = self.place(&host.id, &host.label);
+        let status = match host.status {
+            HostStatus::Starting => "STAGING",
+            HostStatus::Running => "RUNNING",
+            HostStatus::Stopped => "TERMINATED",
+        };
+        let mut interface = json!({"networkIP": "10.128.0.2", "accessConfigs": [{"type": "ONE_TO_ONE_NAT"}]});
+        if let Some(address) = host.address {
+            interface["accessConfigs"][0]["natIP"] = address.to_string().into();
+        }
+        let mut labels = json!({"managed-by": "lane", "lane": host.label.lane.replace('.', "_"), "lineage": host.label.lineage.as_str()});
+        if let Some(fingerprint) = &host.fingerprint {
+            let text = fingerprint.0.as_str();
+            labels["fingerprint"] = text.get(..32).unwrap_or(text).into();
+        }
+        if let Some(expires_at) = host.expires_at {
+            labels["expires"] = expires_at.as_second().to_string().into();
+        }
+        let mut shown = json!({
+            "kind": "compute#instance", "name": name, "description": format!("lane {}", host.label.lane), "labels": labels,
+            "status": status, "zone": format!("{ROOT}/zones/{zone}"),
+            "machineType": format!("{ROOT}/zones/{zone}/machineTypes/{}", host.sku),
+            "networkInterfaces": [interface],
+        });
+        if let Some(created_at) = host.created_at {
+            shown["creationTimestamp"] = created_at.to_string().into();
+        }
+        (zone, shown)
+    }
+
+    fn disks(&self, left: &[Residue]) -> Vec<(String, Value)> {
+        let hosts: BTreeSet<&HostId> = left.iter().map(|left| &left.host).collect();
+        let memory = self.memory();
+        let disk = |id: &HostId| {
+            let (zone, name) =
+                memory.places.get(id).cloned().unwrap_or_else(|| (ZONE.to_owned(), id.to_string()));
+            let lineage = memory.requests.iter().rev().find_map(|request| match &request.body {
+                Some(Body::Json(body)) if body["name"] == name.as_str() => {
+                    body["labels"]["lineage"].as_str().map(str::to_owned)
+                }
+                _ => None,
+            });
+            let disk = json!({
+                "kind": "compute#disk", "name": name, "sizeGb": "50", "zone": format!("{ROOT}/zones/{zone}"),
+                "labels": {"managed-by": "lane", "lineage": lineage},
+            });
+            (zone, disk)
+        };
+        hosts.into_iter().map(disk).collect()
+    }
+
+    async fn delete(&self, zone: &str, name: &str) -> Answer {
+        let Some(id) = self.placed(zone, name) else { return Ok(not_found(name)) };
+        let left = self.hosts.residue(&Selector::Owned).await;
+        let listed = self.hosts.find(&Selector::Owned).await;
+        let is_left = left.is_ok_and(|left| left.iter().any(|left| left.host == id));
+        let is_listed = listed.is_ok_and(|listed| listed.iter().any(|host| host.id == id));
+        if !is_left && !is_listed {
+            // Gone, or not to be seen yet: the cloud behind knows.
+            return match self.hosts.destroy(&id).await {
+                Ok(()) => Ok(not_found(name)),
+                Err(failed) => refuse(Refusal::of(&failed)),
+            };
+        }
+        self.memory().taken.remove(&(zone.to_owned(), name.to_owned()));
+        match self.hosts.destroy(&id).await {
+            Ok(()) => Ok(Response::json(200, &self.operation(Some(zone), "delete", None))),
+            Err(failed) => refuse(Refusal::of(&failed)),
+        }
+    }
+
+    fn rules(&self, method: &str, name: Option<&str>, request: &Request, body: Option<&Value>) -> Answer {
+        let mut memory = self.memory();
+        match (method, name, body) {
+            ("GET", None, _) => {
+                let filter = request.parameter("filter").unwrap_or_default();
+                let prefix = filter.trim_start_matches("name eq ").trim_end_matches(".*");
+                let items: Vec<&Value> = memory
+                    .rules
+                    .iter()
+                    .filter(|(name, _)| name.starts_with(prefix))
+                    .map(|(_, rule)| rule)
+                    .collect();
+                Ok(Response::json(200, &json!({"kind": "compute#firewallList", "items": items})))
+            }
+            ("POST", None, Some(body)) => {
+                let name = body["name"].as_str().unwrap_or_default().to_owned();
+                if memory.rules.contains_key(&name) {
+                    return Ok(error(
+                        409,
+                        "alreadyExists",
+                        &format!("The resource 'firewalls/{name}' already exists"),
+                    ));
+                }
+                memory.rules.insert(name, body.clone());
+                drop(memory);
+                Ok(Response::json(200, &self.operation(None, "insert", None)))
+            }
+            ("PATCH", Some(name), Some(body)) if memory.rules.contains_key(name) => {
+                memory.rules.insert(name.to_owned(), body.clone());
+                drop(memory);
+                Ok(Response::json(200, &self.operation(None, "patch", None)))
+            }
+            ("DELETE", Some(name), _) if memory.rules.remove(name).is_some() => {
+                drop(memory);
+                Ok(Response::json(200, &self.operation(None, "delete", None)))
+            }
+            _ => Ok(not_found(name.unwrap_or_default())),
+        }
+    }
+}
+
+#[async_trait]
+impl Wire for Gcp {
+    async fn send(&self, request: &Request) -> Answer {
+        let Some((_, path)) = request.url.split_once("/compute/v1/") else {
+            return Ok(Response { status: 200, headers: vec![], body: format!("{ADDRESS}\n").into_bytes() });
+        };
+        let body = match &request.body {
+            Some(Body::Json(body)) => Some(body),
+            Some(Body::Form(_)) => return refuse(Refusal::Wrong),
+            None => None,
+        };
+        let method = request.method.as_str();
+        self.memory().requests.push(request.clone());
+        if !request
+            .headers
+            .iter()
+            .any(|(name, value)| name == "authorization" && value.reveal().starts_with("Bearer "))
+        {
+            return refuse(Refusal::Unauthorised);
+        }
+        if let Some(description) = &self.description {
+            let complaints = description::discovery(description, method, path, &request.query, body);
+            if !complaints.is_empty() {
+                self.memory().complaints.extend(complaints);
+                return refuse(Refusal::Wrong);
+            }
+        }
+        let parts: Vec<&str> = path.split('/').skip(2).collect();
+        match (method, parts.as_slice(), body) {
+            ("GET", ["aggregated", kind], _) => self.aggregated(kind, request).await,
+            ("POST", ["zones", zone, "instances"], Some(body)) => self.insert(zone, request, body).await,
+            ("DELETE", ["zones", zone, "instances" | "disks", name], _) => self.delete(zone, name).await,
+            ("GET", ["zones", zone, "instances", name, "serialPort"], _) => match self.placed(zone, name) {
+                Some(id) => match self.hosts.console_log(&id).await {
+                    Ok(text) => {
+                        Ok(Response::json(200, &json!({"contents": text.unwrap_or_default(), "start": "0"})))
+                    }
+                    Err(failed) => refuse(Refusal::of(&failed)),
+                },
+                None => Ok(not_found(name)),
+            },
+            ("GET", ["zones", _, "operations", name] | ["global", "operations", name], _) => {
+                match self.memory().operations.get(*name) {
+                    Some(operation) => Ok(Response::json(200, operation)),
+                    None => Ok(not_found(name)),
+                }
+            }
+            (method, ["global", "firewalls"], body) => self.rules(method, None, request, body),
+            (method, ["global", "firewalls", name], body) => self.rules(method, Some(name), request, body),
+            _ => Ok(not_found(path)),
+        }
+    }
+}
+
+impl Emulator for Gcp {
+    fn complaints(&self) -> Vec<String> {
+        self.memory().complaints.clone()
+    }
+
+    fn leftovers(&self) -> Vec<String> {
+        self.memory().rules.keys().map(|name| format!("firewall rule {name}")).collect()
+    }
+
+    fn id_of(&self, host: &HostId) -> HostId {
+        let place = self.memory().places.get(host).cloned();
+        place.map_or_else(|| host.clone(), |(zone, name)| HostId::new(format!("{zone}/{name}")))
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        self.memory().requests.clone()
+    }
+}

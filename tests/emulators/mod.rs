@@ -1,0 +1,86 @@
+//! Emulators of the clouds' APIs, as far as the adapters use them: for tests, in one process or behind a port.
+//!
+//! Each turns requests into calls of some [`Provider`] and its answers into the vendor's: over `nspawn` the hosts really
+//! boot, over the cloud of the simulation they live in memory and everything fails on purpose. A request that the
+//! vendor's own description does not allow is refused and kept as a complaint. An emulator is not the cloud: it says
+//! nothing about quotas, prices, or what the vendor does beside its documents.
+
+#![allow(dead_code, reason = "the unit tests and the tests of the program each use a part")]
+
+pub(crate) mod description;
+pub(crate) mod gcp;
+
+use std::sync::Arc;
+
+use lane::provider::http::{Request, Wire};
+use lane::provider::{HostId, Provider, ProviderError};
+
+/// Where the emulators' operator is seen from.
+pub(crate) const ADDRESS: &str = "192.0.2.77";
+
+/// The adapters that there is an emulator for.
+pub(crate) const ADAPTERS: [&str; 1] = ["gcp"];
+
+/// What tests ask of any emulator.
+pub(crate) trait Emulator: Wire {
+    /// Requests that the vendor would not have understood.
+    fn complaints(&self) -> Vec<String>;
+
+    /// What was made through this API beside hosts and is still there.
+    fn leftovers(&self) -> Vec<String>;
+
+    /// The id by which the adapter knows a host of the cloud behind.
+    fn id_of(&self, host: &HostId) -> HostId;
+
+    /// Every request so far: what it asks, with its body.
+    fn requests(&self) -> Vec<Request>;
+}
+
+/// Makes the emulator of a provider, over something that makes hosts.
+pub(crate) fn over(provider: &str, hosts: Arc<dyn Provider>) -> Option<Arc<dyn Emulator>> {
+    match provider {
+        "gcp" => Some(Arc::new(gcp::Gcp::over(hosts))),
+        _ => None,
+    }
+}
+
+/// Returns what stands for the vendor's address; its path is part of what the emulator reads.
+pub(crate) fn endpoint(provider: &str, host: &str) -> String {
+    match provider {
+        "gcp" => format!("http://{host}/compute/v1"),
+        _ => format!("http://{host}"),
+    }
+}
+
+/// Returns the keys that a spec has to name for a provider.
+pub(crate) fn keys(provider: &str) -> serde_json::Value {
+    match provider {
+        "gcp" => serde_json::json!({"project": "my-project"}),
+        _ => serde_json::json!({}),
+    }
+}
+
+/// What a provider under an emulator did, in words that each vendor has its own for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Unauthorised,
+    Wrong,
+    Full,
+    OverQuota,
+    Busy,
+    /// The answer gets lost.
+    Lost,
+}
+
+impl Refusal {
+    pub(crate) fn of(error: &ProviderError) -> Self {
+        match error {
+            ProviderError::Auth { .. } => Self::Unauthorised,
+            ProviderError::Capacity { .. } => Self::Full,
+            ProviderError::Quota { .. } => Self::OverQuota,
+            ProviderError::Transient { .. } => Self::Busy,
+            ProviderError::Ambiguous { .. } => Self::Lost,
+            _ => Self::Wrong,
+        }
+    }
+}
