@@ -301,7 +301,7 @@ impl Gcp {
         }
     }
 
-    fn rules(&self, method: &str, name: Option<&str>, request: &Request, body: Option<&Value>) -> Answer {
+    fn rules(&self, method: &str, name: Option<&str>, request: &Request, body: Option<&Value>) -> Response {
         let mut memory = self.memory();
         match (method, name, body) {
             ("GET", None, _) => {
@@ -313,31 +313,28 @@ impl Gcp {
                     .filter(|(name, _)| name.starts_with(prefix))
                     .map(|(_, rule)| rule)
                     .collect();
-                Ok(Response::json(200, &json!({"kind": "compute#firewallList", "items": items})))
+                Response::json(200, &json!({"kind": "compute#firewallList", "items": items}))
             }
             ("POST", None, Some(body)) => {
                 let name = body["name"].as_str().unwrap_or_default().to_owned();
                 if memory.rules.contains_key(&name) {
-                    return Ok(error(
-                        409,
-                        "alreadyExists",
-                        &format!("The resource 'firewalls/{name}' already exists"),
-                    ));
+                    let message = format!("The resource 'firewalls/{name}' already exists");
+                    return error(409, "alreadyExists", &message);
                 }
                 memory.rules.insert(name, body.clone());
                 drop(memory);
-                Ok(Response::json(200, &self.operation(None, "insert", None)))
+                Response::json(200, &self.operation(None, "insert", None))
             }
             ("PATCH", Some(name), Some(body)) if memory.rules.contains_key(name) => {
                 memory.rules.insert(name.to_owned(), body.clone());
                 drop(memory);
-                Ok(Response::json(200, &self.operation(None, "patch", None)))
+                Response::json(200, &self.operation(None, "patch", None))
             }
             ("DELETE", Some(name), _) if memory.rules.remove(name).is_some() => {
                 drop(memory);
-                Ok(Response::json(200, &self.operation(None, "delete", None)))
+                Response::json(200, &self.operation(None, "delete", None))
             }
-            _ => Ok(not_found(name.unwrap_or_default())),
+            _ => not_found(name.unwrap_or_default()),
         }
     }
 }
@@ -389,8 +386,10 @@ impl Wire for Gcp {
                     None => Ok(not_found(name)),
                 }
             }
-            (method, ["global", "firewalls"], body) => self.rules(method, None, request, body),
-            (method, ["global", "firewalls", name], body) => self.rules(method, Some(name), request, body),
+            (method, ["global", "firewalls"], body) => Ok(self.rules(method, None, request, body)),
+            (method, ["global", "firewalls", name], body) => {
+                Ok(self.rules(method, Some(name), request, body))
+            }
             _ => Ok(not_found(path)),
         }
     }
