@@ -17,10 +17,11 @@ pub(super) struct Perilous {
 #[async_trait]
 impl Wire for Perilous {
     async fn send(&self, request: &Request) -> Result<Response, WireError> {
-        let reads = request.method == reqwest::Method::GET;
+        let action = request.parameter("Action").unwrap_or_default();
+        let reads = request.method == reqwest::Method::GET
+            || ["Describe", "Get"].iter().any(|reading| action.starts_with(reading));
         let what = |when: &str| {
             let path = request.url.splitn(4, '/').last().unwrap_or_default();
-            let action = request.parameter("Action").unwrap_or_default();
             format!("{when} {} {path} {action}", request.method)
         };
         let dead = |_| WireError::Lost("the process is dead".to_owned());

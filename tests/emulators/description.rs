@@ -64,6 +64,74 @@ pub(crate) fn discovery(
     complaints
 }
 
+/// A form against a service model (Amazon's form, protocol `ec2`).
+pub(crate) fn query(document: &Value, form: &[(String, String)]) -> Vec<String> {
+    let service = &document["services"]["ec2"];
+    let text =
+        |name: &str| form.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str());
+    let action = text("Action");
+    let operation = &service["operations"][action];
+    if operation.is_null() || text("Version") != service["metadata"]["apiVersion"] {
+        return vec![format!("there is no operation {action} of version {}", text("Version"))];
+    }
+    let input = operation["input"]["shape"].as_str().unwrap_or_default();
+    let mut complaints = Vec::new();
+    for required in service["shapes"][input]["required"].as_array().into_iter().flatten() {
+        let name =
+            wire_name(&service["shapes"][input]["members"][required.as_str().unwrap_or_default()], required);
+        if !form.iter().any(|(known, _)| *known == name || known.starts_with(&format!("{name}."))) {
+            complaints.push(format!("{action} lacks {name}"));
+        }
+    }
+    for (name, value) in form.iter().filter(|(name, _)| name != "Action" && name != "Version") {
+        let parts: Vec<&str> = name.split('.').collect();
+        if let Err(why) = member(service, input, &parts, value) {
+            complaints.push(format!("{action}: {name} {why}"));
+        }
+    }
+    complaints
+}
+
+/// A member's name in a form: `queryName`, or `locationName` with a capital, or its own.
+fn wire_name(member: &Value, own: &Value) -> String {
+    let text = member["queryName"].as_str().map(str::to_owned).or_else(|| {
+        let name = member["locationName"].as_str()?;
+        Some(name[..1].to_ascii_uppercase() + &name[1..])
+    });
+    text.unwrap_or_else(|| own.as_str().unwrap_or_default().to_owned())
+}
+
+fn member(service: &Value, shape: &str, parts: &[&str], value: &str) -> Result<(), String> {
+    let kind = &service["shapes"][shape];
+    let next = |reference: &Value, rest: &[&str]| {
+        member(service, reference["shape"].as_str().unwrap_or_default(), rest, value)
+    };
+    match (kind["type"].as_str().unwrap_or_default(), parts) {
+        ("structure", [name, rest @ ..]) => {
+            let members = kind["members"].as_object().into_iter().flatten();
+            let found = members
+                .into_iter()
+                .find(|(own, member)| wire_name(member, &Value::from(own.as_str())) == *name);
+            next(found.ok_or("is unknown")?.1, rest)
+        }
+        ("list", [number, rest @ ..]) if number.parse::<u32>().is_ok_and(|number| number > 0) => {
+            next(&kind["member"], rest)
+        }
+        ("structure" | "list", _) => Err("is not written as a list or a structure is".to_owned()),
+        (_, [_, ..]) => Err("goes too deep".to_owned()),
+        ("integer" | "long", []) if value.parse::<i64>().is_err() => Err(format!("cannot be {value}")),
+        ("boolean", []) if !["true", "false"].contains(&value) => Err(format!("cannot be {value}")),
+        // There are new ones all the time.
+        (_, []) if shape == "InstanceType" => Ok(()),
+        (_, []) => match kind["enum"].as_array() {
+            Some(allowed) if !allowed.iter().any(|allowed| allowed == value) => {
+                Err(format!("cannot be {value}"))
+            }
+            _ => Ok(()),
+        },
+    }
+}
+
 fn object(document: &Value, schema: &str, value: &Value, at: &str, complaints: &mut Vec<String>) {
     let Some(members) = value.as_object() else {
         complaints.push(format!("{at} is no object"));

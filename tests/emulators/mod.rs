@@ -7,6 +7,7 @@
 
 #![allow(dead_code, reason = "the unit tests and the tests of the program each use a part")]
 
+pub(crate) mod aws;
 pub(crate) mod description;
 pub(crate) mod gcp;
 
@@ -19,7 +20,7 @@ use lane::provider::{HostId, Provider, ProviderError};
 pub(crate) const ADDRESS: &str = "192.0.2.77";
 
 /// The adapters that there is an emulator for.
-pub(crate) const ADAPTERS: [&str; 1] = ["gcp"];
+pub(crate) const ADAPTERS: [&str; 2] = ["aws", "gcp"];
 
 /// What tests ask of any emulator.
 pub(crate) trait Emulator: Wire {
@@ -39,6 +40,7 @@ pub(crate) trait Emulator: Wire {
 /// Makes the emulator of a provider, over something that makes hosts.
 pub(crate) fn over(provider: &str, hosts: Arc<dyn Provider>) -> Option<Arc<dyn Emulator>> {
     match provider {
+        "aws" => Some(Arc::new(aws::Aws::over(hosts))),
         "gcp" => Some(Arc::new(gcp::Gcp::over(hosts))),
         _ => None,
     }
@@ -55,6 +57,7 @@ pub(crate) fn endpoint(provider: &str, host: &str) -> String {
 /// Returns the keys that a spec has to name for a provider.
 pub(crate) fn keys(provider: &str) -> serde_json::Value {
     match provider {
+        "aws" => serde_json::json!({"region": "here"}),
         "gcp" => serde_json::json!({"project": "my-project"}),
         _ => serde_json::json!({}),
     }

@@ -1,30 +1,74 @@
-//! Amazon EC2: its keys, defaults and facts. Its API calls are not part of this build yet; `connect` says so.
+//! Amazon EC2, by its Query API of version 2016-11-15.
+//!
+//! A lane is an instance with its disk and network interface, and one security group that admits the operator alone.
+//! The instance terminates when it powers itself off, so the host's own lease timer stops the bill.
 
-use std::time::Duration;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
+use aws_credential_types::Credentials as Keys;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+use aws_sigv4::sign::v4;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::sync::OnceCell;
 
-use crate::provider::{Entry, KvmSupport, Money, Price, Region, Sku, without_api};
+use crate::plan::{Digest, Fingerprint};
+use crate::provider::http::{
+    self, Body, CallError, Credentials, Dialect, Http, Link, Meaning, Request, Response, VendorError, Wire,
+};
+use crate::provider::{
+    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Lineage, Money, Price, Provider,
+    ProviderError, Region, Residue, Selector, Sku, config, operator_network,
+};
+use crate::world::World;
+
+const NAME: &str = "aws";
+const VERSION: &str = "2016-11-15";
+/// Regions asked side by side.
+const AT_ONCE: usize = 8;
+/// Publisher of an image and its name there; anyone may publish an image called ubuntu, so the publisher is part of it.
+const IMAGES: [(&str, &str, &str); 4] = [
+    ("ubuntu-24.04", "099720109477", "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-amd64-server-*"),
+    ("ubuntu-22.04", "099720109477", "ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-amd64-server-*"),
+    ("debian-12", "136693071363", "debian-12-amd64-*"),
+    ("debian-13", "136693071363", "debian-13-amd64-*"),
+];
+/// Families whose virtual types nest (`DescribeInstanceTypes`, feature `nested-virtualization`).
+const NESTING: [&str; 15] = [
+    "c8i", "c8i-flex", "m8i", "m8i-flex", "r8i", "r8i-flex", "x8i", "c7i", "c7i-flex", "m7i", "m7i-flex",
+    "r7i", "r7iz", "i7i", "i7ie",
+];
 
 /// Keys of provider `aws`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "read by the API calls, which are not part of this build yet")]
 struct Config {
     /// Region, `us-east-1`.
     region: Option<String>,
-    /// Profile of the shared configuration file.
+    /// Profile of the shared configuration file; else `AWS_PROFILE`.
     profile: Option<String>,
     /// Subnet, where there is no default VPC.
     subnet: Option<String>,
+    /// Whether to take a spot instance: cheaper, and Amazon may take it back at two minutes' notice. Metal only, since
+    /// nested virtualisation and spot exclude each other.
+    #[serde(default)]
+    spot: bool,
     /// Base address of the API, for an emulator.
     endpoint: Option<String>,
 }
 
 pub(crate) static ENTRY: Entry = Entry {
-    name: "aws",
-    about: "Amazon EC2; KVM on metal types",
+    name: NAME,
+    about: "Amazon EC2; KVM on metal types, and nested on some virtual ones",
     credentials: &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"],
     default_sku: Sku::fixed("c5.metal"),
     default_region: Region::fixed("us-east-1"),
@@ -39,17 +83,21 @@ pub(crate) static ENTRY: Entry = Entry {
     schema: |generator| generator.subschema_for::<Config>(),
     kvm,
     price,
-    connect: |_, config, _| without_api::<Config>("aws", config),
+    connect,
 };
 
+fn family(sku: &Sku) -> &str {
+    sku.as_str().split('.').next().unwrap_or_default()
+}
+
+fn is_metal(sku: &Sku) -> bool {
+    sku.as_str().split('.').nth(1).is_some_and(|size| size.starts_with("metal"))
+}
+
 fn kvm(sku: &Sku) -> KvmSupport {
-    // Metal types are real hardware; some virtual 8th-generation Intel types nest (EC2 API, CpuOptionsRequest).
-    let family = sku.as_str().split('.').next().unwrap_or_default();
-    if sku.as_str().contains(".metal")
-        || ["c8i", "m8i", "r8i", "c8i-flex", "m8i-flex", "r8i-flex"].contains(&family)
-    {
+    if is_metal(sku) || NESTING.contains(&family(sku)) {
         KvmSupport::Yes
-    } else if family.starts_with('t') || family.ends_with('g') {
+    } else if family(sku).starts_with('t') || family(sku).ends_with('g') {
         KvmSupport::No
     } else {
         KvmSupport::Unknown
@@ -68,4 +116,734 @@ fn price(sku: &Sku, region: &Region) -> Option<Price> {
         per_hour: Money { micros, currency: "USD".to_owned() },
         source: "list price, 2025-03 (metal), 2026-04 (m8i)".to_owned(),
     })
+}
+
+fn connect(world: &World, keys: &Value, link: Link) -> Result<Box<dyn Provider>, ProviderError> {
+    let config: Config = config(NAME, keys)?;
+    let configured = ["AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL"].iter().find_map(|name| world.var(name));
+    let ignored = world
+        .var("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
+        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let written = configured.filter(|_| !ignored).or(config.endpoint.as_deref());
+    let endpoint = http::endpoint(world, NAME, written, "");
+    let wire = link.open(world, NAME)?;
+    let region = config.region.clone().unwrap_or_else(|| ENTRY.default_region.to_string());
+    let chain = Chain {
+        world: world.clone(),
+        profile: config.profile.clone(),
+        region: region.clone(),
+        stands_in: !endpoint.is_empty(),
+        found: OnceCell::new(),
+    };
+    let (endpoint, chain) = ((!endpoint.is_empty()).then_some(endpoint), Arc::new(chain));
+    Ok(Box::new(Aws {
+        region,
+        endpoint,
+        config,
+        chain,
+        wire,
+        world: world.clone(),
+        regions: OnceCell::new(),
+    }))
+}
+
+/// Where an AWS user keeps credentials: variables, the shared files with SSO and processes, web identity, containers,
+/// the metadata service.
+#[derive(Debug)]
+struct Chain {
+    world: World,
+    profile: Option<String>,
+    region: String,
+    stands_in: bool,
+    found: OnceCell<SharedCredentialsProvider>,
+}
+
+impl Chain {
+    async fn keys(&self) -> Result<Keys, ProviderError> {
+        let var = |name: &str| self.world.var(name).map(str::to_owned);
+        if let (Some(id), Some(secret)) = (var("AWS_ACCESS_KEY_ID"), var("AWS_SECRET_ACCESS_KEY")) {
+            return Ok(Keys::new(id, secret, var("AWS_SESSION_TOKEN"), None, "environment"));
+        }
+        if self.stands_in && self.profile.is_none() && var("AWS_PROFILE").is_none() {
+            return Ok(Keys::new("test", "test", None, None, "an emulator's"));
+        }
+        let none = |why: &str| ProviderError::Auth {
+            provider: NAME,
+            message: format!(
+                "no credentials work: {why} (run `aws sso login` or `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+            ),
+        };
+        let provider = self
+            .found
+            .get_or_try_init(|| async {
+                let tls = aws_smithy_http_client::tls::Provider::Rustls(
+                    aws_smithy_http_client::tls::rustls_provider::CryptoMode::Ring,
+                );
+                let client = aws_smithy_http_client::Builder::new().tls_provider(tls).build_https();
+                let mut loader = aws_config::defaults(aws_config::BehaviorVersion::latest())
+                    .http_client(client)
+                    .region(aws_config::Region::new(self.region.clone()));
+                if let Some(profile) = &self.profile {
+                    loader = loader.profile_name(profile);
+                }
+                let found = loader.load().await.credentials_provider();
+                found.ok_or_else(|| none("none were found"))
+            })
+            .await?;
+        provider.provide_credentials().await.map_err(|error| none(&http::chain(&error)))
+    }
+}
+
+/// Signs for one region.
+#[derive(Debug)]
+struct Signer {
+    chain: Arc<Chain>,
+    region: String,
+}
+
+#[async_trait]
+impl Credentials for Signer {
+    async fn sign(&self, request: &mut Request) -> Result<(), ProviderError> {
+        let wrong = |why: &dyn std::fmt::Display| ProviderError::Auth {
+            provider: NAME,
+            message: format!("the request cannot be signed: {why}"),
+        };
+        let identity = self.chain.keys().await?.into();
+        let now = self.chain.world.now();
+        let params = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(&self.region)
+            .name("ec2")
+            .time(
+                SystemTime::UNIX_EPOCH
+                    + Duration::from_secs(u64::try_from(now.as_second()).unwrap_or_default()),
+            )
+            .settings(SigningSettings::default())
+            .build()
+            .map_err(|error| wrong(&error))?
+            .into();
+        let (content_type, body) = request.body.as_ref().map(Body::encode).unwrap_or_default();
+        let headers = [("content-type", content_type)].into_iter();
+        let signable =
+            SignableRequest::new(request.method.as_str(), &request.url, headers, SignableBody::Bytes(&body))
+                .map_err(|error| wrong(&error))?;
+        let (instructions, _) = sign(signable, &params).map_err(|error| wrong(&error))?.into_parts();
+        for (name, value) in instructions.headers() {
+            *request = request.clone().header(name, value);
+        }
+        Ok(())
+    }
+}
+
+static DIALECT: Dialect =
+    Dialect { provider: NAME, request_id: "x-amzn-requestid", parse: read_xml, read: read_error };
+
+/// An element that is open while XML is read.
+#[derive(Default)]
+struct Element {
+    name: String,
+    members: Map<String, Value>,
+    items: Vec<Value>,
+    text: String,
+}
+
+impl Element {
+    /// A list is an element of `item`s; an empty element is the same as none.
+    fn value(self) -> Value {
+        if !self.items.is_empty() {
+            Value::Array(self.items)
+        } else if !self.members.is_empty() {
+            Value::Object(self.members)
+        } else if self.text.trim().is_empty() {
+            Value::Null
+        } else {
+            Value::String(self.text.trim().to_owned())
+        }
+    }
+}
+
+/// Reads EC2's XML into the value that its JSON would be.
+fn read_xml(body: &[u8]) -> Result<Value, String> {
+    use quick_xml::events::Event;
+    let text = std::str::from_utf8(body).map_err(|error| format!("the answer is no UTF-8: {error}"))?;
+    let mut reader = quick_xml::Reader::from_str(text);
+    reader.config_mut().expand_empty_elements = true;
+    let broken = |why: &dyn std::fmt::Display| format!("the answer is no whole XML: {why}");
+    let mut open: Vec<Element> = vec![];
+    loop {
+        match (reader.read_event().map_err(|error| broken(&error))?, open.last_mut()) {
+            (Event::Start(start), _) => {
+                open.push(Element { name: start.local_name().as_ref().to_owned(), ..Element::default() });
+            }
+            (Event::Text(part), Some(element)) => element.text.push_str(&part),
+            (Event::GeneralRef(reference), Some(element)) => {
+                let known = reference.resolve_char_ref().map_err(|error| broken(&error))?;
+                let named = quick_xml::escape::resolve_predefined_entity(&reference).map(str::to_owned);
+                element
+                    .text
+                    .push_str(&known.map(String::from).or(named).ok_or_else(|| broken(&"an entity"))?);
+            }
+            (Event::End(_), _) => {
+                let Some(element) = open.pop() else { return Err(broken(&"an end")) };
+                match (open.last_mut(), element.name.clone()) {
+                    (None, _) => return Ok(element.value()),
+                    (Some(parent), name) if name == "item" => parent.items.push(element.value()),
+                    (Some(parent), name) => drop(parent.members.insert(name, element.value())),
+                }
+            }
+            (Event::Eof, _) => return Err(broken(&"it ends too early")),
+            _ => {}
+        }
+    }
+}
+
+/// Reads `<Response><Errors><Error><Code/><Message/></Error></Errors></Response>`.
+fn read_error(response: &Response) -> Option<VendorError> {
+    let body = read_xml(&response.body).ok()?;
+    let error = if body["Errors"]["Error"].is_object() { &body["Errors"]["Error"] } else { &body["Error"] };
+    let code = error["Code"].as_str()?;
+    let (meaning, advice) = meaning(code)?;
+    let mut message = error["Message"].as_str().unwrap_or("no message").to_owned();
+    if !advice.is_empty() {
+        let _ = write!(message, " ({advice})");
+    }
+    if let Some(id) = body["RequestID"].as_str().filter(|_| response.header(DIALECT.request_id).is_none()) {
+        let _ = write!(message, " (request {id})");
+    }
+    Some(VendorError { meaning, code: code.to_owned(), message })
+}
+
+/// What a code means, and what to do then; `None` leaves it to the status.
+fn meaning(code: &str) -> Option<(Meaning, &'static str)> {
+    Some(match code {
+        "AuthFailure" | "InvalidClientTokenId" | "SignatureDoesNotMatch" | "MissingAuthenticationToken" => {
+            (Meaning::Auth, "the keys are wrong: `aws sts get-caller-identity` tells whose they are")
+        }
+        "ExpiredToken" | "ExpiredTokenException" => (Meaning::Auth, "run `aws sso login`, or get new keys"),
+        "RequestExpired" => (Meaning::Auth, "this machine's clock may be off"),
+        "UnauthorizedOperation" | "AccessDenied" => {
+            (Meaning::Auth, "the message names the action that a policy has to allow")
+        }
+        "OptInRequired" => (Meaning::Auth, "enable the region, or EC2, in this account"),
+        "PendingVerification" => (Meaning::Auth, "Amazon is checking the account, for up to four hours"),
+        "InsufficientInstanceCapacity" | "InsufficientHostCapacity" => {
+            (Meaning::Capacity, "try another region or `sku`: `lane prices aws --kvm`")
+        }
+        "Unsupported" => (Meaning::Capacity, "the type is not in this zone: try another region or `sku`"),
+        "VcpuLimitExceeded" => (
+            Meaning::Quota,
+            "ask for more of `Running On-Demand Standard instances`, L-1216C47A, in Service Quotas; c5.metal needs 96",
+        ),
+        "InstanceLimitExceeded"
+        | "MaxSpotInstanceCountExceeded"
+        | "AddressLimitExceeded"
+        | "VolumeLimitExceeded"
+        | "SecurityGroupLimitExceeded" => (Meaning::Quota, "ask for more in Service Quotas"),
+        // Too many requests, or something still uses it.
+        "RequestLimitExceeded"
+        | "Throttling"
+        | "ThrottlingException"
+        | "EC2ThrottledException"
+        | "DependencyViolation"
+        | "IncorrectInstanceState"
+        | "IncorrectState"
+        | "VolumeInUse" => (Meaning::Later, ""),
+        "InvalidGroup.Duplicate" | "InvalidPermission.Duplicate" | "IdempotentParameterMismatch" => {
+            (Meaning::Conflict, "")
+        }
+        "InvalidInstanceID.NotFound"
+        | "InvalidGroup.NotFound"
+        | "InvalidGroupId.NotFound"
+        | "InvalidVolume.NotFound"
+        | "InvalidNetworkInterfaceID.NotFound" => (Meaning::NotFound, ""),
+        "InvalidAMIID.NotFound" => (Meaning::Rejected, "an image's id is of one region"),
+        "InvalidSubnetID.NotFound" => (Meaning::Rejected, "a subnet is of one region"),
+        "OperationNotPermitted" => {
+            (Meaning::Rejected, "termination protection is on: a person has to switch it off")
+        }
+        _ => return None,
+    })
+}
+
+#[derive(Debug)]
+struct Aws {
+    region: String,
+    endpoint: Option<String>,
+    config: Config,
+    chain: Arc<Chain>,
+    wire: Arc<dyn Wire>,
+    world: World,
+    regions: OnceCell<Vec<String>>,
+}
+
+/// A call's parameters, in the order in which they are written.
+struct Call(Vec<(String, String)>);
+
+impl Call {
+    fn new(action: &str) -> Self {
+        Self(vec![]).with("Action", action).with("Version", VERSION)
+    }
+
+    fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.0.push((name.to_owned(), value.into()));
+        self
+    }
+
+    fn filter(self, name: &str, values: &[&str]) -> Self {
+        let number = 1 + self
+            .0
+            .iter()
+            .filter(|(known, _)| known.starts_with("Filter.") && known.ends_with(".Name"))
+            .count();
+        let call = self.with(&format!("Filter.{number}.Name"), name);
+        values
+            .iter()
+            .enumerate()
+            .fold(call, |call, (at, value)| call.with(&format!("Filter.{number}.Value.{}", at + 1), *value))
+    }
+
+    fn ours(self, selector: &Selector) -> Self {
+        let call = self.filter("tag:managed-by", &["lane"]);
+        match selector {
+            Selector::Owned => call,
+            Selector::Label(label) => {
+                call.filter("tag:lane", &[&label.lane]).filter("tag:lineage", &[label.lineage.as_str()])
+            }
+        }
+    }
+
+    /// Tags what is being made, from its first moment on.
+    fn tagged(self, number: usize, kind: &str, tags: &[(&str, String)]) -> Self {
+        let prefix = format!("TagSpecification.{number}");
+        let call = self.with(&format!("{prefix}.ResourceType"), kind);
+        tags.iter().enumerate().fold(call, |call, (at, (key, value))| {
+            let prefix = format!("{prefix}.Tag.{}", at + 1);
+            call.with(&format!("{prefix}.Key"), *key).with(&format!("{prefix}.Value"), value)
+        })
+    }
+}
+
+fn tags(request: &CreateRequest) -> Vec<(&'static str, String)> {
+    vec![
+        ("Name", request.label.to_string()),
+        ("managed-by", "lane".to_owned()),
+        ("lane", request.label.lane.clone()),
+        ("lineage", request.label.lineage.to_string()),
+        ("expires", request.expires_at.to_string()),
+        ("fingerprint", request.fingerprint.0.as_str().to_owned()),
+    ]
+}
+
+/// Returns the members of a list.
+fn items(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn tag<'a>(thing: &'a Value, key: &str) -> Option<&'a str> {
+    items(&thing["tagSet"]).iter().find(|tag| tag["key"] == key).and_then(|tag| tag["value"].as_str())
+}
+
+fn time(value: &Value) -> Option<Timestamp> {
+    value.as_str()?.parse().ok()
+}
+
+/// Returns the region and the thing's own id out of a host's id.
+fn parts(id: &HostId) -> (&str, &str) {
+    id.as_str().split_once('/').unwrap_or(("", id.as_str()))
+}
+
+/// Reads whose a thing is; a lineage alone does not say it.
+fn label(thing: &Value) -> Option<Label> {
+    Some(Label { lane: tag(thing, "lane")?.to_owned(), lineage: Lineage::new(tag(thing, "lineage")?) })
+}
+
+/// Reads an instance; `None` for one that carries half of our tags and so belongs to no lane.
+fn host(region: &str, instance: &Value) -> Option<Host> {
+    Some(Host {
+        id: HostId::new(format!("{region}/{}", instance["instanceId"].as_str()?)),
+        label: label(instance)?,
+        status: match instance["instanceState"]["name"].as_str().unwrap_or_default() {
+            "pending" => HostStatus::Starting,
+            "running" => HostStatus::Running,
+            _ => HostStatus::Stopped,
+        },
+        address: instance["ipAddress"].as_str().and_then(|address| address.parse().ok()),
+        ssh_port: 22,
+        sku: Sku::new(instance["instanceType"].as_str().unwrap_or_default()),
+        region: Region::new(region),
+        fingerprint: tag(instance, "fingerprint").map(|text| Fingerprint(Digest::from_text(text))),
+        created_at: time(&instance["launchTime"]),
+        expires_at: tag(instance, "expires").and_then(|text| text.parse().ok()),
+    })
+}
+
+impl Aws {
+    fn request(&self, region: &str, call: Call) -> Request {
+        let vendor = || {
+            let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
+            format!("https://ec2.{region}.amazonaws.com{suffix}")
+        };
+        let base = self.endpoint.clone().unwrap_or_else(vendor);
+        Request::post(format!("{base}/")).form(call.0)
+    }
+
+    fn http(&self, region: &str) -> Http {
+        let signer = Signer { chain: Arc::clone(&self.chain), region: region.to_owned() };
+        Http::new(Arc::clone(&self.wire), &DIALECT, Arc::new(signer))
+    }
+
+    async fn call(&self, what: &'static str, region: &str, call: Call) -> Result<Value, CallError> {
+        self.http(region).call(what, self.request(region, call)).await
+    }
+
+    /// Lists all pages of something.
+    async fn list(&self, region: &str, call: Call, set: &str) -> Result<Vec<Value>, ProviderError> {
+        let parameters = call.0;
+        let request = |token: Option<&str>| {
+            let call = Call(parameters.clone());
+            self.request(region, token.into_iter().fold(call, |call, token| call.with("NextToken", token)))
+        };
+        let next = |page: &Value| page["nextToken"].as_str().map(|token| request(Some(token)));
+        let pages = self.http(region).pages("listing", request(None), next).await?;
+        Ok(pages.iter().flat_map(|page| items(&page[set]).to_vec()).collect())
+    }
+
+    /// Returns the regions that the account uses. One that does not answer later makes a listing an error, not empty.
+    async fn regions(&self) -> Result<&[String], ProviderError> {
+        let regions = self
+            .regions
+            .get_or_try_init(|| async {
+                let found = self.list(&self.region, Call::new("DescribeRegions"), "regionInfo").await?;
+                let enabled = found.iter().filter(|region| region["optInStatus"] != "not-opted-in");
+                let mut names: Vec<String> =
+                    enabled.filter_map(|region| region["regionName"].as_str().map(str::to_owned)).collect();
+                if !names.contains(&self.region) {
+                    names.push(self.region.clone());
+                }
+                Ok::<_, ProviderError>(names)
+            })
+            .await?;
+        Ok(regions)
+    }
+
+    /// Asks every region, several at once.
+    async fn everywhere<T, F>(&self, ask: impl Fn(String) -> F) -> Result<Vec<T>, ProviderError>
+    where
+        F: Future<Output = Result<Vec<T>, ProviderError>>,
+    {
+        let regions = self.regions().await?.to_vec();
+        let mut answers = stream::iter(regions.into_iter().map(ask)).buffer_unordered(AT_ONCE);
+        let mut all = Vec::new();
+        while let Some(answer) = answers.next().await {
+            all.extend(answer?);
+        }
+        Ok(all)
+    }
+
+    async fn instances(&self, region: &str, call: Call) -> Result<Vec<Value>, ProviderError> {
+        let reservations = self.list(region, call, "reservationSet").await?;
+        Ok(reservations.iter().flat_map(|reservation| items(&reservation["instancesSet"]).to_vec()).collect())
+    }
+
+    /// Returns the VPC for the host: the subnet's, or the default one.
+    async fn vpc(&self, region: &str) -> Result<String, ProviderError> {
+        let (call, set, lacks) = match &self.config.subnet {
+            Some(subnet) => (
+                Call::new("DescribeSubnets").with("SubnetId.1", subnet),
+                "subnetSet",
+                format!("subnet {subnet} is not in {region}"),
+            ),
+            None => (
+                Call::new("DescribeVpcs").filter("is-default", &["true"]),
+                "vpcSet",
+                format!(
+                    "{region} has no default VPC: run `aws ec2 create-default-vpc --region {region}`, or name a `subnet` in the spec"
+                ),
+            ),
+        };
+        let found = self.list(region, call, set).await?;
+        let vpc = found.first().and_then(|found| found["vpcId"].as_str());
+        vpc.map(str::to_owned).ok_or(ProviderError::Rejected {
+            provider: NAME,
+            operation: "choosing a network",
+            message: lacks,
+        })
+    }
+
+    /// Returns the id and the root device of the newest image of a name, or of the image of this id.
+    async fn image(&self, region: &str, image: &str) -> Result<(String, String), ProviderError> {
+        let call = Call::new("DescribeImages");
+        let call = match IMAGES.iter().find(|(name, ..)| *name == image) {
+            Some((_, owner, pattern)) => call
+                .with("Owner.1", *owner)
+                .filter("name", &[pattern])
+                .filter("architecture", &["x86_64"])
+                .filter("state", &["available"]),
+            None => call.with("ImageId.1", image),
+        };
+        let found = self.list(region, call, "imagesSet").await?;
+        let newest = found.iter().max_by_key(|image| image["creationDate"].as_str().unwrap_or_default());
+        let read = |image: &Value| {
+            Some((
+                image["imageId"].as_str()?.to_owned(),
+                image["rootDeviceName"].as_str().unwrap_or("/dev/sda1").to_owned(),
+            ))
+        };
+        newest.and_then(read).ok_or_else(|| ProviderError::Rejected {
+            provider: NAME,
+            operation: "choosing an image",
+            message: format!("there is no image {image} in {region}"),
+        })
+    }
+
+    /// Makes the lane's security group, or takes the one that an earlier try made.
+    async fn security_group(&self, request: &CreateRequest, vpc: &str) -> Result<String, ProviderError> {
+        let (what, region, name) =
+            ("making a security group", request.region.as_str(), request.label.to_string());
+        let admitted = match request.allow_from.as_slice() {
+            [] => vec![operator_network(&self.world, NAME, self.wire.as_ref()).await?],
+            networks => networks.to_vec(),
+        };
+        let call = Call::new("CreateSecurityGroup")
+            .with("GroupName", &name)
+            .with("GroupDescription", format!("lane {}", request.label.lane))
+            .with("VpcId", vpc)
+            .tagged(1, "security-group", &tags(request));
+        let group = match self.call(what, region, call).await {
+            Ok(made) => made["groupId"].as_str().map(str::to_owned),
+            Err(CallError::Conflict(_)) => {
+                let call = Call::new("DescribeSecurityGroups")
+                    .filter("group-name", &[&name])
+                    .filter("vpc-id", &[vpc]);
+                let found = self.list(region, call, "securityGroupInfo").await?;
+                let ours =
+                    found.iter().find(|group| tag(group, "lineage") == Some(request.label.lineage.as_str()));
+                ours.and_then(|group| group["groupId"].as_str()).map(str::to_owned)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let group = group.ok_or_else(|| ProviderError::Rejected {
+            provider: NAME,
+            operation: what,
+            message: format!("a security group {name} that is not this lane's stands in the way in {vpc}"),
+        })?;
+        let call = Call::new("AuthorizeSecurityGroupIngress")
+            .with("GroupId", &group)
+            .with("IpPermissions.1.IpProtocol", "tcp")
+            .with("IpPermissions.1.FromPort", "22")
+            .with("IpPermissions.1.ToPort", "22");
+        let call = admitted.iter().enumerate().fold(call, |call, (at, network)| {
+            let version =
+                if network.contains(':') { ("Ipv6Ranges", "CidrIpv6") } else { ("IpRanges", "CidrIp") };
+            call.with(&format!("IpPermissions.1.{}.{}.{}", version.0, at + 1, version.1), network)
+        });
+        match self.call(what, region, call).await {
+            Ok(_) | Err(CallError::Conflict(_)) => Ok(group),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn run(&self, request: &CreateRequest, group: &str, image: &(String, String)) -> Call {
+        let nested = request.kvm && !is_metal(&request.sku) && NESTING.contains(&family(&request.sku));
+        let mut call = Call::new("RunInstances")
+            .with("MinCount", "1")
+            .with("MaxCount", "1")
+            .with("ImageId", &image.0)
+            .with("InstanceType", request.sku.as_str())
+            .with("ClientToken", request.token.as_str())
+            .with("InstanceInitiatedShutdownBehavior", "terminate")
+            .with("UserData", BASE64.encode(&request.user_data))
+            // Every process on the host could read the keys in the user-data by the old way.
+            .with("MetadataOptions.HttpTokens", "required")
+            .with("MetadataOptions.HttpEndpoint", "enabled")
+            .with("MetadataOptions.HttpPutResponseHopLimit", "1")
+            .with("BlockDeviceMapping.1.DeviceName", &image.1)
+            .with("BlockDeviceMapping.1.Ebs.VolumeSize", request.disk_bytes.div_ceil(1 << 30).to_string())
+            .with("BlockDeviceMapping.1.Ebs.VolumeType", "gp3")
+            .with("BlockDeviceMapping.1.Ebs.DeleteOnTermination", "true")
+            .with("NetworkInterface.1.DeviceIndex", "0")
+            .with("NetworkInterface.1.AssociatePublicIpAddress", "true")
+            .with("NetworkInterface.1.DeleteOnTermination", "true")
+            .with("NetworkInterface.1.SecurityGroupId.1", group);
+        if let Some(subnet) = &self.config.subnet {
+            call = call.with("NetworkInterface.1.SubnetId", subnet);
+        }
+        if nested {
+            call = call.with("CpuOptions.NestedVirtualization", "enabled");
+        }
+        let tags = tags(request);
+        let mut kinds = vec!["instance", "volume", "network-interface"];
+        if self.config.spot {
+            call = call
+                .with("InstanceMarketOptions.MarketType", "spot")
+                .with("InstanceMarketOptions.SpotOptions.SpotInstanceType", "one-time")
+                .with("InstanceMarketOptions.SpotOptions.InstanceInterruptionBehavior", "terminate");
+            kinds.push("spot-instances-request");
+        }
+        kinds.iter().enumerate().fold(call, |call, (at, kind)| call.tagged(at + 1, kind, &tags))
+    }
+
+    /// Deletes one thing; what is not there is deleted.
+    async fn delete(&self, region: &str, action: &str, key: &str, id: &str) -> Result<(), ProviderError> {
+        match self.call("deleting", region, Call::new(action).with(key, id)).await {
+            Ok(_) | Err(CallError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn residue_in(&self, region: &str, selector: &Selector) -> Result<Vec<Residue>, ProviderError> {
+        let mut found = Vec::new();
+        let mut add = |kind: &str, id: &Value, detail: String, owner: Option<&str>, made: &Value| {
+            let id = id.as_str().unwrap_or_default().to_owned();
+            let host = HostId::new(format!("{region}/{}", owner.unwrap_or(&id)));
+            found.push(Residue { kind: kind.to_owned(), id, detail, host, created_at: time(made) });
+        };
+        let instances = self.instances(region, alive(Call::new("DescribeInstances").ours(selector))).await?;
+        for volume in self.list(region, Call::new("DescribeVolumes").ours(selector), "volumeSet").await? {
+            let owner =
+                items(&volume["attachmentSet"]).first().and_then(|attached| attached["instanceId"].as_str());
+            let detail = format!("{} GB in {region}", volume["size"].as_str().unwrap_or("?"));
+            add("volume", &volume["volumeId"], detail, owner, &volume["createTime"]);
+        }
+        let call = Call::new("DescribeNetworkInterfaces").ours(selector);
+        for interface in self.list(region, call, "networkInterfaceSet").await? {
+            let owner = interface["attachment"]["instanceId"].as_str();
+            add(
+                "network interface",
+                &interface["networkInterfaceId"],
+                region.to_owned(),
+                owner,
+                &Value::Null,
+            );
+        }
+        let call = Call::new("DescribeSecurityGroups").ours(selector);
+        for group in self.list(region, call, "securityGroupInfo").await? {
+            let owner = instances.iter().find(|instance| label(instance) == label(&group));
+            let owner = owner.and_then(|instance| instance["instanceId"].as_str());
+            add(
+                "security group",
+                &group["groupId"],
+                format!("free of charge, in {region}"),
+                owner,
+                &Value::Null,
+            );
+        }
+        Ok(found)
+    }
+}
+
+/// A terminated instance is listed for an hour more and costs nothing.
+fn alive(call: Call) -> Call {
+    call.filter("instance-state-name", &["pending", "running", "shutting-down", "stopping", "stopped"])
+}
+
+#[async_trait]
+impl Provider for Aws {
+    async fn create(&self, request: &CreateRequest) -> Result<HostId, ProviderError> {
+        let (what, region) = ("starting an instance", request.region.as_str());
+        if self.config.spot && request.kvm && !is_metal(&request.sku) {
+            let message =
+                "nested virtualisation and spot exclude each other: take a metal type, or no spot".to_owned();
+            return Err(ProviderError::Rejected { provider: NAME, operation: what, message });
+        }
+        let image = self.image(region, &request.image).await?;
+        let vpc = self.vpc(region).await?;
+        let group = self.security_group(request, &vpc).await?;
+        let run = self.request(region, self.run(request, &group, &image)).once();
+        match self.http(region).call(what, run).await {
+            Ok(made) => {
+                match items(&made["instancesSet"]).first().and_then(|made| made["instanceId"].as_str()) {
+                    Some(id) => Ok(HostId::new(format!("{region}/{id}"))),
+                    None => Err(ProviderError::Ambiguous {
+                        provider: NAME,
+                        operation: what,
+                        message: "the answer names no instance".to_owned(),
+                    }),
+                }
+            }
+            // The token was used by a request that differed in a key or a time: there is, or was, an instance of it.
+            Err(CallError::Conflict(message)) => {
+                Err(ProviderError::Ambiguous { provider: NAME, operation: what, message })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn find(&self, selector: &Selector) -> Result<Vec<Host>, ProviderError> {
+        self.everywhere(|region| async move {
+            let found = self.instances(&region, alive(Call::new("DescribeInstances").ours(selector))).await?;
+            Ok(found.iter().filter_map(|instance| host(&region, instance)).collect())
+        })
+        .await
+    }
+
+    async fn destroy(&self, id: &HostId) -> Result<(), ProviderError> {
+        let (region, own) = parts(id);
+        if own.starts_with("sg-") {
+            return self.delete(region, "DeleteSecurityGroup", "GroupId", own).await;
+        }
+        if own.starts_with("vol-") {
+            return self.delete(region, "DeleteVolume", "VolumeId", own).await;
+        }
+        if own.starts_with("eni-") {
+            return self.delete(region, "DeleteNetworkInterface", "NetworkInterfaceId", own).await;
+        }
+        self.delete(region, "TerminateInstances", "InstanceId.1", own).await?;
+        // Its group goes when its interface is gone, which takes minutes; until then it is residue of its own.
+        let call = Call::new("DescribeInstances").with("InstanceId.1", own);
+        let request = self.http(region).call("reading an instance", self.request(region, call)).await;
+        let seen = match request {
+            Ok(seen) => seen,
+            Err(CallError::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let instance = &seen["reservationSet"][0]["instancesSet"][0];
+        let Some(label) = label(instance) else { return Ok(()) };
+        let call = Call::new("DescribeSecurityGroups").ours(&Selector::Label(label));
+        for group in self.list(region, call, "securityGroupInfo").await? {
+            let group = group["groupId"].as_str().unwrap_or_default();
+            let request =
+                self.request(region, Call::new("DeleteSecurityGroup").with("GroupId", group)).once();
+            match self.http(region).call("deleting", request).await {
+                Ok(_)
+                | Err(CallError::NotFound(_) | CallError::Provider(ProviderError::Transient { .. })) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn residue(&self, selector: &Selector) -> Result<Vec<Residue>, ProviderError> {
+        self.everywhere(|region| async move { self.residue_in(&region, selector).await }).await
+    }
+
+    async fn set_expiry(&self, id: &HostId, expires_at: Timestamp) -> Result<(), ProviderError> {
+        let (region, own) = parts(id);
+        let call = Call::new("CreateTags")
+            .with("ResourceId.1", own)
+            .with("Tag.1.Key", "expires")
+            .with("Tag.1.Value", expires_at.to_string());
+        self.call("moving the lease", region, call).await?;
+        Ok(())
+    }
+
+    async fn console_log(&self, id: &HostId) -> Result<Option<String>, ProviderError> {
+        let (region, own) = parts(id);
+        let call = || Call::new("GetConsoleOutput").with("InstanceId", own);
+        // Only instances of the newer kind show what came after their start.
+        let answer = match self.call("reading the console", region, call().with("Latest", "true")).await {
+            Err(CallError::Provider(ProviderError::Rejected { .. })) => {
+                self.call("reading the console", region, call()).await
+            }
+            other => other,
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(CallError::NotFound(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let text = answer["output"].as_str().map(|text| text.split_whitespace().collect::<String>());
+        let bytes = text.and_then(|text| BASE64.decode(text).ok());
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
 }
