@@ -10,6 +10,9 @@
 mod boundaries;
 mod chaos;
 mod cli;
+mod clouds;
+#[path = "../emulators/mod.rs"]
+mod emulators;
 mod examples;
 mod hostile;
 mod leases;

@@ -70,6 +70,7 @@ pub(crate) struct Lab {
     folder: tempfile::TempDir,
     pub(crate) lane: String,
     pub(crate) spec: PathBuf,
+    env: Vec<(String, String)>,
 }
 
 impl Lab {
@@ -78,7 +79,7 @@ impl Lab {
         let folder = tempfile::Builder::new().prefix("lane-test-").tempdir().unwrap();
         let spec = folder.path().join(format!("{lane}.yaml"));
         std::fs::write(&spec, spec_text.replace("NAME", lane)).unwrap();
-        Self { folder, lane: lane.to_owned(), spec }
+        Self { folder, lane: lane.to_owned(), spec, env: vec![] }
     }
 
     /// Copies `specs/local.yaml` and all that it names, under another lane name.
@@ -94,6 +95,11 @@ impl Lab {
 
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Sets a variable for every run.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -125,7 +131,7 @@ impl Lab {
             .current_dir(self.path())
             .env("LANE_STATE_DIR", self.path().join("state"))
             .stdin(Stdio::null());
-        command.env_remove("LANE_LOG").env("NO_COLOR", "1");
+        command.env_remove("LANE_LOG").env("NO_COLOR", "1").envs(self.env.iter().cloned());
         command
     }
 
@@ -262,7 +268,7 @@ impl Drop for Lab {
     }
 }
 
-fn copy_tree(from: &Path, to: &Path) {
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
     let status = Command::new("cp")
         .arg("-a")
         .arg("--")
