@@ -156,7 +156,9 @@ impl Cloud<'_> {
         let (empty_listings, spared) = loop {
             let mut round: BTreeSet<HostId> = BTreeSet::new();
             // A look before each single destroy: none is sent on the strength of an old answer.
-            let (hosts, spared) = loop {
+            let (hosts, spared, asked_at) = loop {
+                // An answer that took long tells of the moment in which it was asked for.
+                let asked_at = Instant::now();
                 let (spared, hosts): (Vec<Host>, Vec<Host>) =
                     self.find(label).await?.into_iter().partition(spare);
                 for host in &hosts {
@@ -170,7 +172,7 @@ impl Cloud<'_> {
                 }
                 pending.retain(|id| spared.iter().all(|host| host.id != *id));
                 let next = pending.iter().find(|id| !round.contains(*id)).cloned();
-                let Some(id) = next else { break (hosts, spared) };
+                let Some(id) = next else { break (hosts, spared, asked_at) };
                 if asked.insert(id.clone()) {
                     (self.note)(format!("destroys {id}"));
                 }
@@ -198,11 +200,11 @@ impl Cloud<'_> {
             let wait = if hosts.is_empty() && rest.is_empty() && pending.is_empty() {
                 let listing = EmptyListing { at: self.world.now(), hosts: 0, residue: 0 };
                 match first_empty.take() {
-                    Some((at, first)) if now.saturating_duration_since(at) >= lag => {
+                    Some((at, first)) if asked_at.saturating_duration_since(at) >= lag => {
                         break (vec![first, listing], !spared.is_empty());
                     }
                     Some(first) => first_empty.insert(first).0 + lag,
-                    None if now >= earliest => first_empty.insert((now, listing)).0 + lag,
+                    None if asked_at >= earliest => first_empty.insert((asked_at, listing)).0 + lag,
                     None => earliest,
                 }
             } else if now >= deadline {
@@ -244,6 +246,7 @@ impl Cloud<'_> {
             if let Err(error) = self.provider.destroy(id).await {
                 (self.note)(error.to_string());
             }
+            let asked_at = Instant::now();
             let mut rest = self.residue(&Selector::Owned).await?;
             rest.retain(|part| part.host == *id);
             seen.extend(rest.iter().map(Object::of_residue));
@@ -254,8 +257,11 @@ impl Cloud<'_> {
                     let left: Vec<String> = rest.iter().map(ToString::to_string).collect();
                     return Err(may_cost(&format!("after {limit:?} there is still {}", left.join(", "))));
                 }
-            } else if listings.first().is_none_or(|(first, _)| now.saturating_duration_since(*first) >= lag) {
-                listings.push((now, EmptyListing { at: self.world.now(), hosts: 0, residue: 0 }));
+            } else if listings
+                .first()
+                .is_none_or(|(first, _)| asked_at.saturating_duration_since(*first) >= lag)
+            {
+                listings.push((asked_at, EmptyListing { at: self.world.now(), hosts: 0, residue: 0 }));
             }
             if listings.len() == 2 {
                 break;

@@ -231,8 +231,8 @@ pub enum Meaning {
 /// A vendor's error, read from an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VendorError {
-    /// What it means.
-    pub meaning: Meaning,
+    /// What it means; `None` leaves it to the status.
+    pub meaning: Option<Meaning>,
     /// The vendor's code.
     pub code: String,
     /// The vendor's message.
@@ -408,21 +408,22 @@ impl Http {
             };
         }
         let error = (self.dialect.read)(&response).unwrap_or_else(|| VendorError {
-            meaning: match response.status {
-                401 | 403 => Meaning::Auth,
-                404 | 410 => Meaning::NotFound,
-                409 => Meaning::Conflict,
-                429 => Meaning::Later,
-                400..=499 => Meaning::Rejected,
-                _ => Meaning::Trouble,
-            },
+            meaning: None,
             code: format!("HTTP {}", response.status),
             message: excerpt(&response.body),
         });
         let id =
             response.header(self.dialect.request_id).map(|id| format!(" (request {id})")).unwrap_or_default();
         let message = format!("{}: {}{id}", error.code, error.message);
-        match error.meaning {
+        let by_status = || match response.status {
+            401 | 403 => Meaning::Auth,
+            404 | 410 => Meaning::NotFound,
+            409 => Meaning::Conflict,
+            429 => Meaning::Later,
+            400..=499 => Meaning::Rejected,
+            _ => Meaning::Trouble,
+        };
+        match error.meaning.unwrap_or_else(by_status) {
             Meaning::Later => Attempt::Later(message, asked),
             Meaning::Trouble => Attempt::Open(message, asked),
             meaning => Attempt::Final(self.error(operation, meaning, message)),
@@ -590,7 +591,7 @@ mod tests {
                 "slow" => Meaning::Later,
                 _ => return None,
             };
-            Some(VendorError { meaning, code, message: "said so".to_owned() })
+            Some(VendorError { meaning: Some(meaning), code, message: "said so".to_owned() })
         },
     };
 

@@ -133,7 +133,7 @@ fn refuse(refusal: Refusal) -> Answer {
         Refusal::Unauthorised => {
             error(401, "AuthFailure", "AWS was not able to validate the provided access credentials")
         }
-        Refusal::Wrong => error(400, "InvalidParameterValue", "Invalid value"),
+        Refusal::Wrong(why) => error(400, "InvalidParameterValue", &quick_xml::escape::escape(&why)),
         Refusal::Full => {
             error(500, "InsufficientInstanceCapacity", "We currently do not have sufficient capacity")
         }
@@ -425,7 +425,7 @@ impl Wire for Aws {
             let complaints = description::query(description, form);
             if !complaints.is_empty() {
                 self.memory().complaints.extend(complaints);
-                return refuse(Refusal::Wrong);
+                return refuse(Refusal::Wrong("not as described".to_owned()));
             }
         }
         let one = |set: &str, thing: Value| Ok(answer(&asked.action, &json!({set: [thing]})));
@@ -470,7 +470,7 @@ impl Wire for Aws {
                             Err(failed) => refuse(Refusal::of(&failed)),
                         }
                     }
-                    _ => refuse(Refusal::Wrong),
+                    _ => refuse(Refusal::Wrong("not as described".to_owned())),
                 }
             }
             _ => Ok(error(400, "InvalidAction", "The action is not valid")),

@@ -22,6 +22,8 @@ const ZONE: &str = "us-central1-a";
 struct Memory {
     /// Where a host is, in Google's words.
     places: BTreeMap<HostId, (String, String)>,
+    /// Whose a host is, also when it is gone and its disk is not.
+    labels: BTreeMap<HostId, Label>,
     rules: BTreeMap<String, Value>,
     operations: BTreeMap<String, Value>,
     requests: Vec<Request>,
@@ -51,7 +53,7 @@ fn refuse(refusal: Refusal) -> Answer {
     Ok(match refusal {
         Refusal::Lost => return Err(WireError::Lost("by the emulator".to_owned())),
         Refusal::Unauthorised => error(401, "authError", "Invalid Credentials"),
-        Refusal::Wrong => error(400, "invalid", "Invalid value for field"),
+        Refusal::Wrong(why) => error(400, "invalid", &why),
         Refusal::Full => {
             error(503, "ZONE_RESOURCE_POOL_EXHAUSTED", "The zone does not have enough resources")
         }
@@ -103,6 +105,7 @@ impl Gcp {
     /// Says where a host is: where it was put, or, for one that somebody else made, in the first free place.
     fn place(&self, id: &HostId, label: &Label) -> (String, String) {
         let mut memory = self.memory();
+        memory.labels.entry(id.clone()).or_insert_with(|| label.clone());
         if let Some(place) = memory.places.get(id) {
             return place.clone();
         }
@@ -174,6 +177,7 @@ impl Gcp {
                 let mut memory = self.memory();
                 // Whatever had the name before is gone, else the create would have been refused.
                 memory.places.retain(|_, place| place.1 != name || place.0 != zone);
+                memory.labels.insert(id.clone(), create.label.clone());
                 memory.places.insert(id, (zone.to_owned(), name.clone()));
                 memory.taken.insert((zone.to_owned(), name));
                 drop(memory);
@@ -266,12 +270,7 @@ impl Gcp {
         let disk = |id: &HostId| {
             let (zone, name) =
                 memory.places.get(id).cloned().unwrap_or_else(|| (ZONE.to_owned(), id.to_string()));
-            let lineage = memory.requests.iter().rev().find_map(|request| match &request.body {
-                Some(Body::Json(body)) if body["name"] == name.as_str() => {
-                    body["labels"]["lineage"].as_str().map(str::to_owned)
-                }
-                _ => None,
-            });
+            let lineage = memory.labels.get(id).map(|label| label.lineage.as_str());
             let disk = json!({
                 "kind": "compute#disk", "name": name, "sizeGb": "50", "zone": format!("{ROOT}/zones/{zone}"),
                 "labels": {"managed-by": "lane", "lineage": lineage},
@@ -347,7 +346,7 @@ impl Wire for Gcp {
         };
         let body = match &request.body {
             Some(Body::Json(body)) => Some(body),
-            Some(Body::Form(_)) => return refuse(Refusal::Wrong),
+            Some(Body::Form(_)) => return refuse(Refusal::Wrong("not as described".to_owned())),
             None => None,
         };
         let method = request.method.as_str();
@@ -363,7 +362,7 @@ impl Wire for Gcp {
             let complaints = description::discovery(description, method, path, &request.query, body);
             if !complaints.is_empty() {
                 self.memory().complaints.extend(complaints);
-                return refuse(Refusal::Wrong);
+                return refuse(Refusal::Wrong("not as described".to_owned()));
             }
         }
         let parts: Vec<&str> = path.split('/').skip(2).collect();

@@ -64,10 +64,10 @@ pub(crate) fn keys(provider: &str) -> serde_json::Value {
 }
 
 /// What a provider under an emulator did, in words that each vendor has its own for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Unauthorised,
-    Wrong,
+    Wrong(String),
     Full,
     OverQuota,
     Busy,
@@ -83,7 +83,7 @@ impl Refusal {
             ProviderError::Quota { .. } => Self::OverQuota,
             ProviderError::Transient { .. } => Self::Busy,
             ProviderError::Ambiguous { .. } => Self::Lost,
-            _ => Self::Wrong,
+            other => Self::Wrong(other.to_string()),
         }
     }
 }

@@ -1,15 +1,20 @@
 //! Whole lanes in clouds that stand in for the real ones: the program speaks the vendor's API over HTTP to an emulator,
 //! which boots a host on this machine with the user-data that it was given.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use lane::provider::http::{Link, Request, WireError};
+use lane::provider::{
+    CreateRequest, Host, HostId, Label, Provider, ProviderError, Region, Residue, Selector, Sku,
+};
 use lane::world::{SystemClock, World};
 
 use crate::emulators::{self, Emulator};
@@ -20,6 +25,50 @@ pub(crate) struct Served {
     pub(crate) address: SocketAddr,
     pub(crate) emulator: Arc<dyn Emulator>,
     _runtime: tokio::runtime::Runtime,
+}
+
+/// Containers that say they are what was asked for.
+#[derive(Debug)]
+struct Containers {
+    nspawn: Box<dyn Provider>,
+    asked: Mutex<BTreeMap<Label, (Sku, Region)>>,
+}
+
+#[async_trait]
+impl Provider for Containers {
+    async fn create(&self, request: &CreateRequest) -> Result<HostId, ProviderError> {
+        let asked = (request.sku.clone(), request.region.clone());
+        self.asked.lock().unwrap().insert(request.label.clone(), asked);
+        let (sku, region) = (Sku::fixed("container"), Region::fixed("local"));
+        self.nspawn.create(&CreateRequest { sku, region, ..request.clone() }).await
+    }
+
+    async fn find(&self, selector: &Selector) -> Result<Vec<Host>, ProviderError> {
+        let mut hosts = self.nspawn.find(selector).await?;
+        let asked = self.asked.lock().unwrap();
+        for host in &mut hosts {
+            if let Some((sku, region)) = asked.get(&host.label) {
+                (host.sku, host.region) = (sku.clone(), region.clone());
+            }
+        }
+        Ok(hosts)
+    }
+
+    async fn destroy(&self, id: &HostId) -> Result<(), ProviderError> {
+        self.nspawn.destroy(id).await
+    }
+
+    async fn residue(&self, selector: &Selector) -> Result<Vec<Residue>, ProviderError> {
+        self.nspawn.residue(selector).await
+    }
+
+    async fn set_expiry(&self, id: &HostId, expires_at: jiff::Timestamp) -> Result<(), ProviderError> {
+        self.nspawn.set_expiry(id, expires_at).await
+    }
+
+    async fn console_log(&self, id: &HostId) -> Result<Option<String>, ProviderError> {
+        self.nspawn.console_log(id).await
+    }
 }
 
 /// Serves an emulator of a provider over hosts of its own folder, so that hosts of other tests are not in its listings.
@@ -34,8 +83,9 @@ pub(crate) fn serve(provider: &str, folder: &Path, net: u8) -> Served {
         "subnet": format!("10.{net}.0.0/16"),
     });
     let connect = lane::provider::by_name("nspawn").unwrap().connect;
-    let hosts = connect(&world, &keys, Link::Network).unwrap();
-    let emulator = emulators::over(provider, hosts.into()).unwrap();
+    let nspawn = connect(&world, &keys, Link::Network).unwrap();
+    let hosts = Containers { nspawn, asked: Mutex::default() };
+    let emulator = emulators::over(provider, Arc::new(hosts)).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();

@@ -207,9 +207,11 @@ async fn settle(context: &StepContext, in_doubt: bool) -> Result<Option<Host>, S
         context.note(format!("an earlier host may still be hidden; looks for {label} for up to {lag:?}"));
     }
     loop {
+        // An answer that took long tells of the moment in which it was asked for.
+        let asked = Instant::now();
         let mut hosts = context.cloud().find(&label).await?;
         match hosts.len() {
-            0 if in_doubt && Instant::now() < until => {
+            0 if in_doubt && asked < until => {
                 let left = until.saturating_duration_since(Instant::now());
                 context
                     .pause((lag / 10).clamp(Duration::from_millis(200), Duration::from_secs(5)).min(left))

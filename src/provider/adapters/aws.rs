@@ -302,7 +302,8 @@ fn read_error(response: &Response) -> Option<VendorError> {
     let body = read_xml(&response.body).ok()?;
     let error = if body["Errors"]["Error"].is_object() { &body["Errors"]["Error"] } else { &body["Error"] };
     let code = error["Code"].as_str()?;
-    let (meaning, advice) = meaning(code)?;
+    let known = meaning(code);
+    let advice = known.map_or("", |(_, advice)| advice);
     let mut message = error["Message"].as_str().unwrap_or("no message").to_owned();
     if !advice.is_empty() {
         let _ = write!(message, " ({advice})");
@@ -310,7 +311,7 @@ fn read_error(response: &Response) -> Option<VendorError> {
     if let Some(id) = body["RequestID"].as_str().filter(|_| response.header(DIALECT.request_id).is_none()) {
         let _ = write!(message, " (request {id})");
     }
-    Some(VendorError { meaning, code: code.to_owned(), message })
+    Some(VendorError { meaning: known.map(|(meaning, _)| meaning), code: code.to_owned(), message })
 }
 
 /// What a code means, and what to do then; `None` leaves it to the status.

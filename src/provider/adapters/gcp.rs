@@ -159,12 +159,10 @@ fn read_error(response: &Response) -> Option<VendorError> {
         .or_else(|| error["errors"][0]["reason"].as_str())
         .or_else(|| error["status"].as_str())?;
     let link = detail.and_then(|detail| detail["metadata"]["activationUrl"].as_str()).unwrap_or_default();
-    let (meaning, advice) = meaning(code, response.status)?;
-    Some(VendorError {
-        meaning,
-        code: code.to_owned(),
-        message: [message.as_str(), advice, link].join(" ").trim_end().to_owned(),
-    })
+    let known = meaning(code, response.status);
+    let advice = known.map_or("", |(_, advice)| advice);
+    let message = [message.as_str(), advice, link].join(" ").trim_end().to_owned();
+    Some(VendorError { meaning: known.map(|(meaning, _)| meaning), code: code.to_owned(), message })
 }
 
 /// What a code of an answer or of an operation means, and what to do then; `None` leaves it to the status.
