@@ -5,7 +5,7 @@ SEEDS ?= 10000
 SEED ?=
 KILLS ?= 200
 HOST_PACKAGES := systemd-container mmdebstrap debian-archive-keyring rsync openssh-client iproute2 nftables gcc libc6-dev python3 procps
-TEST_PACKAGES := $(HOST_PACKAGES) openssh-server strace
+TEST_PACKAGES := $(HOST_PACKAGES) openssh-server strace python3-venv
 
 .PHONY: help demo test crash chaos fuzz bench lint fmt schema deps test-deps
 
@@ -25,6 +25,7 @@ deps:
 
 test-deps:
 	@tests/install-packages.sh $(TEST_PACKAGES)
+	@tests/install-moto.sh
 
 demo: deps
 	$(CARGO) build --locked --profile demo

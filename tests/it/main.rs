@@ -16,6 +16,7 @@ mod emulators;
 mod examples;
 mod hostile;
 mod leases;
+mod moto;
 mod real_host;
 mod secrets;
 mod state;
