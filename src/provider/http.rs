@@ -194,8 +194,10 @@ impl Response {
 /// Why no answer came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WireError {
-    /// Not a byte of the request went out: no name, no connection, no TLS.
+    /// Not a byte of the request went out: no name, no connection.
     NotSent(String),
+    /// Whoever answered could not show to be the cloud (TLS), so nothing was sent; asking again mends nothing.
+    Untrusted(String),
     /// The request may have arrived.
     Lost(String),
 }
@@ -329,6 +331,8 @@ pub fn json(body: &[u8]) -> Result<Value, String> {
 /// What an attempt came to.
 enum Attempt {
     Answer(Value),
+    /// Nobody could be reached.
+    Unreached(String),
     /// A fault that repeating may mend; nothing was done.
     Later(String, Option<Duration>),
     /// A fault that repeating may mend; nobody can say what was done.
@@ -373,6 +377,11 @@ impl Http {
             let (message, asked, open) = match self.attempt(operation, &request).await {
                 Attempt::Answer(value) => return Ok(value),
                 Attempt::Final(error) => return Err(error),
+                // A person who is offline should not wait for long; a create may be sent again by its caller.
+                Attempt::Unreached(why) if !request.once && pauses.len() <= 1 => {
+                    return Err(CallError::Provider(unreachable(provider, &request.url, &why)));
+                }
+                Attempt::Unreached(why) => (why, None, false),
                 Attempt::Later(message, asked) => (message, asked, false),
                 Attempt::Open(message, asked) => (message, asked, true),
             };
@@ -395,7 +404,14 @@ impl Http {
         }
         let response = match tokio::time::timeout(ATTEMPT, self.wire.send(&signed)).await {
             Err(_) => return Attempt::Open(format!("no answer within {} s", ATTEMPT.as_secs()), None),
-            Ok(Err(WireError::NotSent(why))) => return Attempt::Later(why, None),
+            Ok(Err(WireError::NotSent(why))) => return Attempt::Unreached(why),
+            Ok(Err(WireError::Untrusted(why))) => {
+                return Attempt::Final(CallError::Provider(unreachable(
+                    self.dialect.provider,
+                    &request.url,
+                    &why,
+                )));
+            }
             Ok(Err(WireError::Lost(why))) => return Attempt::Open(why, None),
             Ok(Ok(response)) => response,
         };
@@ -443,6 +459,16 @@ impl Http {
             Meaning::Later => ProviderError::Transient { provider, operation, message },
             Meaning::Trouble => ProviderError::Ambiguous { provider, operation, message },
         })
+    }
+}
+
+fn unreachable(provider: &'static str, url: &str, why: &str) -> ProviderError {
+    let place = url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
+    ProviderError::Unavailable {
+        provider,
+        message: format!("{place} cannot be reached: {why}"),
+        remedy: "check the network, the proxy variables (HTTPS_PROXY), the certificates (SSL_CERT_FILE) and the endpoint"
+            .to_owned(),
     }
 }
 
@@ -530,7 +556,10 @@ impl Wire for Reqwest {
 
 fn failed(error: &reqwest::Error) -> WireError {
     let message = chain(error);
-    if error.is_builder() || error.is_connect() {
+    // rustls' words for a certificate that does not hold, and for a server that speaks no TLS.
+    if error.is_connect() && ["certificate", "corrupt message"].iter().any(|word| message.contains(word)) {
+        WireError::Untrusted(message)
+    } else if error.is_builder() || error.is_connect() {
         WireError::NotSent(message)
     } else {
         WireError::Lost(message)
@@ -728,7 +757,7 @@ mod tests {
         assert!(matches!(&nowhere, WireError::NotSent(why) if why.contains("dns")), "{nowhere:?}");
         let no_tls =
             send(format!("https://127.0.0.1:{}/", server(b"HTTP/1.1 200 OK\r\n\r\n"))).await.unwrap_err();
-        assert!(matches!(no_tls, WireError::NotSent(_)), "{no_tls:?}");
+        assert!(matches!(no_tls, WireError::Untrusted(_)), "{no_tls:?}");
         let cut =
             send(format!("http://127.0.0.1:{}/", server(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}")))
                 .await;

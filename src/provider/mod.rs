@@ -384,7 +384,9 @@ pub(crate) async fn operator_network(
         remedy: "write `access: {allow_from: [<your network>]}` into the spec".to_owned(),
     };
     let answer = wire.send(&http::Request::get(service)).await.map_err(|error| match error {
-        http::WireError::NotSent(why) | http::WireError::Lost(why) => unknown(why),
+        http::WireError::NotSent(why) | http::WireError::Untrusted(why) | http::WireError::Lost(why) => {
+            unknown(why)
+        }
     })?;
     let text = String::from_utf8_lossy(&answer.body).trim().to_owned();
     match text.parse() {

@@ -403,6 +403,13 @@ impl Provider for Cloud {
         Ok(ledger.machines.iter().filter(left).map(disk).collect())
     }
 
+    async fn set_expiry(&self, id: &HostId, expires_at: Timestamp) -> Result<(), ProviderError> {
+        if let Some(machine) = self.ledger().machines.iter_mut().find(|machine| machine.id == *id) {
+            machine.expires_at = expires_at;
+        }
+        Ok(())
+    }
+
     async fn console_log(&self, _id: &HostId) -> Result<Option<String>, ProviderError> {
         Ok(None)
     }

@@ -7,6 +7,7 @@
 mod check;
 mod cloud;
 mod computer;
+mod conformance;
 mod disk;
 mod fate;
 mod lane;

@@ -127,7 +127,7 @@ fn error(status: u16, code: &str, message: &str) -> Response {
     Response { status, headers: vec![], body: body.into_bytes() }
 }
 
-fn refuse(refusal: Refusal) -> Answer {
+pub(super) fn refuse(refusal: Refusal) -> Answer {
     Ok(match refusal {
         Refusal::Lost => return Err(WireError::Lost("by the emulator".to_owned())),
         Refusal::Unauthorised => {

@@ -49,7 +49,7 @@ fn error(status: u16, reason: &str, message: &str) -> Response {
     )
 }
 
-fn refuse(refusal: Refusal) -> Answer {
+pub(super) fn refuse(refusal: Refusal) -> Answer {
     Ok(match refusal {
         Refusal::Lost => return Err(WireError::Lost("by the emulator".to_owned())),
         Refusal::Unauthorised => error(401, "authError", "Invalid Credentials"),
@@ -159,10 +159,8 @@ impl Gcp {
             allow_from: vec![],
         };
         let name = text(&body["name"]);
-        if body["scheduling"]["maxRunDuration"]["seconds"]
-            .as_str()
-            .is_none_or(|seconds| seconds.parse().unwrap_or(0) < 30)
-        {
+        let seconds = body["scheduling"]["maxRunDuration"]["seconds"].as_str().unwrap_or_default();
+        if !(30..=10_368_000).contains(&seconds.parse::<u64>().unwrap_or_default()) {
             self.memory().complaints.push(format!("{name} has no deadline"));
         }
         // A name is unique in its zone.

@@ -13,7 +13,7 @@ pub(crate) mod gcp;
 
 use std::sync::Arc;
 
-use lane::provider::http::{Request, Wire};
+use lane::provider::http::{Request, Response, Wire, WireError};
 use lane::provider::{HostId, Provider, ProviderError};
 
 /// Where the emulators' operator is seen from.
@@ -43,6 +43,14 @@ pub(crate) fn over(provider: &str, hosts: Arc<dyn Provider>) -> Option<Arc<dyn E
         "aws" => Some(Arc::new(aws::Aws::over(hosts))),
         "gcp" => Some(Arc::new(gcp::Gcp::over(hosts))),
         _ => None,
+    }
+}
+
+/// Returns how a vendor refuses.
+pub(crate) fn refusal(provider: &str, refusal: Refusal) -> Result<Response, WireError> {
+    match provider {
+        "aws" => aws::refuse(refusal),
+        _ => gcp::refuse(refusal),
     }
 }
 

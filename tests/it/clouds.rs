@@ -132,7 +132,9 @@ async fn answer(
         asked = asked.form(pairs(&body));
     }
     let response = emulator.send(&asked).await.map_err(|lost| match lost {
-        WireError::NotSent(why) | WireError::Lost(why) => std::io::Error::other(why),
+        WireError::NotSent(why) | WireError::Untrusted(why) | WireError::Lost(why) => {
+            std::io::Error::other(why)
+        }
     })?;
     let mut answered = hyper::Response::builder().status(response.status);
     for (name, value) in &response.headers {

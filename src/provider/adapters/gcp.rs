@@ -30,8 +30,8 @@ const VENDOR: &str = "https://compute.googleapis.com/compute/v1";
 const POLL: Duration = Duration::from_secs(2);
 /// Of one instance or rule; the provision step's own deadline comes first.
 const OPERATION: Duration = Duration::from_mins(15);
-/// Compute Engine takes nothing below (API, `Scheduling.maxRunDuration`).
-const SHORTEST_RUN: i64 = 30;
+/// Compute Engine takes nothing below or above (API, `Scheduling.maxRunDuration`).
+const RUN_SECONDS: (i64, i64) = (30, 120 * 24 * 3600);
 /// What a label takes (Compute Engine, 'Requirements for labels'), of 64.
 const FINGERPRINT: usize = 32;
 /// Image family by plain name; all are of x86-64.
@@ -429,7 +429,7 @@ impl Gcp {
                 "automaticRestart": false,
                 "onHostMaintenance": if self.config.spot || metal { "TERMINATE" } else { "MIGRATE" },
                 "instanceTerminationAction": "DELETE",
-                "maxRunDuration": {"seconds": lasts.max(SHORTEST_RUN).to_string()},
+                "maxRunDuration": {"seconds": lasts.clamp(RUN_SECONDS.0, RUN_SECONDS.1).to_string()},
             },
             "disks": [{
                 "boot": true,

@@ -1,0 +1,272 @@
+//! What every adapter promises, tested on each one that has an emulator, and on the simulation's own cloud.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use tokio::time::sleep;
+
+use super::cloud::{self, Cloud, LAG, Weather};
+use super::fate::Fate;
+use crate::emulators::{self, ADAPTERS, ADDRESS, Emulator};
+use crate::error::Failure;
+use crate::plan::{Digest, Fingerprint};
+use crate::provider::http::{Body, Request, Response, Wire, WireError};
+use crate::provider::{
+    self, ClientToken, CreateRequest, HostId, HostStatus, Label, Lineage, Link, Provider, ProviderError,
+    Region, Selector, Sku,
+};
+use crate::world::{SystemClock, World};
+
+/// One provider under test.
+struct Subject {
+    name: &'static str,
+    provider: Box<dyn Provider>,
+    emulator: Option<Arc<dyn Emulator>>,
+    cloud: Cloud,
+}
+
+fn world(adapter: &str) -> World {
+    let variable = format!("LANE_{}_ENDPOINT", adapter.to_ascii_uppercase());
+    let vars = [(variable, emulators::endpoint(adapter, "emulator"))].into();
+    World::fixed(Arc::new(SystemClock), vars, "/".into())
+}
+
+fn connect(adapter: &str, wire: Arc<dyn Wire>) -> Box<dyn Provider> {
+    let connect = provider::by_name(adapter).unwrap().connect;
+    connect(&world(adapter), &emulators::keys(adapter), Link::Wire(wire)).unwrap()
+}
+
+fn subjects() -> Vec<Subject> {
+    let fake = Cloud::new(Fate::default(), 1);
+    let mut subjects =
+        vec![Subject { name: "fake", provider: Box::new(fake.clone()), emulator: None, cloud: fake }];
+    for name in ADAPTERS {
+        let cloud = Cloud::new(Fate::default(), 1);
+        let emulator = emulators::over(name, Arc::new(cloud.clone())).unwrap();
+        let wire: Arc<dyn Wire> = Arc::<dyn Emulator>::clone(&emulator);
+        subjects.push(Subject { name, provider: connect(name, wire), emulator: Some(emulator), cloud });
+    }
+    subjects
+}
+
+fn request(lane: &str, lineage: &'static str) -> CreateRequest {
+    CreateRequest {
+        label: Label { lane: lane.to_owned(), lineage: Lineage::fixed(lineage) },
+        sku: Sku::fixed("small"),
+        region: Region::fixed("here"),
+        image: "debian-13".to_owned(),
+        disk_bytes: 50_000_000_000,
+        kvm: true,
+        user_data: "#cloud-config\n# lane\n".to_owned(),
+        expires_at: "2126-05-06T12:00:00Z".parse().unwrap(),
+        fingerprint: Fingerprint(Digest::of(b"wanted")),
+        token: ClientToken::fixed("01j0000000000000000000aaaa"),
+        allow_from: vec![],
+    }
+}
+
+const MINE: &str = "01j00000000000000000000mine";
+const OTHER: &str = "01j0000000000000000000other";
+
+#[tokio::test(start_paused = true)]
+async fn what_was_made_is_found_by_its_label_alone_with_all_that_it_was_made_for() {
+    for subject in subjects() {
+        let (name, provider) = (subject.name, subject.provider.as_ref());
+        // A name that holds what not every cloud's names may.
+        let asked = request("a.b_c-1", MINE);
+        subject.cloud.add_by_hand(&Label { lane: "other".to_owned(), ..asked.label.clone() }, None);
+        let id = provider.create(&asked).await.unwrap();
+        sleep(LAG * 6).await;
+        let mut found = provider.find(&Selector::Label(asked.label.clone())).await.unwrap();
+        found.retain(|host| host.label == asked.label);
+        assert_eq!(found.len(), 1, "{name}");
+        let host = &found[0];
+        assert_eq!((&host.id, host.status), (&id, HostStatus::Running), "{name}");
+        assert!(host.fingerprint.as_ref().unwrap().is_of(&asked.fingerprint), "{name}");
+        assert_eq!(host.expires_at, Some(asked.expires_at), "{name}");
+        assert!(host.created_at.is_some() && host.address.is_some(), "{name}");
+        assert_eq!(provider.find(&Selector::Owned).await.unwrap().len(), 2, "{name}");
+        assert_eq!(provider.find(&Selector::Label(request("a", OTHER).label)).await.unwrap(), [], "{name}");
+        assert!(provider.console_log(&id).await.is_ok(), "{name}");
+        if let Some(emulator) = &subject.emulator {
+            assert_eq!(emulator.complaints(), Vec::<String>::new(), "{name}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn destroy_takes_all_that_was_made_and_may_be_repeated() {
+    for subject in subjects() {
+        let (name, provider) = (subject.name, subject.provider.as_ref());
+        let (mine, other) = (request("demo", MINE), request("demo", OTHER));
+        let (id, neighbour) = (provider.create(&mine).await.unwrap(), {
+            let token = ClientToken::fixed("01j0000000000000000000bbbb");
+            provider.create(&CreateRequest { token, ..other.clone() }).await.unwrap()
+        });
+        sleep(LAG).await;
+        let selector = Selector::Label(mine.label.clone());
+        for round in 0..200 {
+            let hosts = provider.find(&selector).await.unwrap();
+            let left = provider.residue(&selector).await.unwrap();
+            let ours = hosts.iter().any(|host| host.label == mine.label);
+            if round > 0 && !ours && left.is_empty() {
+                break;
+            }
+            assert!(round < 199, "{name}: {hosts:?} {left:?}");
+            let ids = left.iter().map(|left| &left.host).chain([&id]);
+            for id in ids {
+                // What is in use still goes later.
+                if let Err(error) = provider.destroy(id).await {
+                    assert!(matches!(error, ProviderError::Transient { .. }), "{name}: {error}");
+                }
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(provider.destroy(&id).await.ok(), Some(()), "{name}");
+        let rest = provider.find(&Selector::Owned).await.unwrap();
+        assert_eq!(rest.iter().map(|host| &host.id).collect::<Vec<_>>(), [&neighbour], "{name}");
+        if let Some(emulator) = &subject.emulator {
+            assert!(emulator.leftovers().iter().all(|left| left.contains(other.label.lineage8())), "{name}");
+            assert_eq!(emulator.complaints(), Vec::<String>::new(), "{name}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_moves_or_the_adapter_says_that_it_cannot() {
+    for subject in subjects() {
+        let (name, provider) = (subject.name, subject.provider.as_ref());
+        let asked = request("demo", MINE);
+        let id = provider.create(&asked).await.unwrap();
+        sleep(LAG).await;
+        let later = asked.expires_at + SignedDuration::from_hours(1);
+        match provider.set_expiry(&id, later).await {
+            Ok(()) => {
+                let found = provider.find(&Selector::Label(asked.label)).await.unwrap();
+                assert_eq!(found[0].expires_at, Some(later), "{name}");
+            }
+            Err(error) => assert!(matches!(error, ProviderError::Unavailable { .. }), "{name}: {error}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_operator_is_admitted_unless_the_spec_says_whom() {
+    for subject in subjects() {
+        let Some(emulator) = subject.emulator else { continue };
+        let mut asked = request("demo", MINE);
+        subject.provider.create(&asked).await.unwrap();
+        let text = |request: &Request| match &request.body {
+            Some(Body::Json(body)) => body.to_string(),
+            Some(Body::Form(form)) => format!("{form:?}"),
+            None => String::new(),
+        };
+        let all = || emulator.requests().iter().map(text).collect::<Vec<_>>().join("\n");
+        assert!(all().contains(&format!("{ADDRESS}/32")), "{}", subject.name);
+        asked.label = request("demo", OTHER).label;
+        asked.token = ClientToken::fixed("01j0000000000000000000bbbb");
+        asked.allow_from = vec!["203.0.113.0/24".to_owned()];
+        subject.provider.create(&asked).await.unwrap();
+        assert!(all().contains("203.0.113.0/24"), "{}", subject.name);
+    }
+}
+
+/// Answers everything with the same.
+#[derive(Debug)]
+struct Always(Result<Response, WireError>);
+
+#[async_trait::async_trait]
+impl Wire for Always {
+    async fn send(&self, _request: &Request) -> Result<Response, WireError> {
+        self.0.clone()
+    }
+}
+
+async fn listing_where(adapter: &str, always: Result<Response, WireError>) -> (ProviderError, u8) {
+    let provider = connect(adapter, Arc::new(Always(always.clone())));
+    let error = provider.find(&Selector::Owned).await.expect_err("no answer is no empty listing");
+    let again = connect(adapter, Arc::new(Always(always))).find(&Selector::Owned).await.unwrap_err();
+    (error, Failure::from(again).kind.exit_code())
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_answer_and_no_sense_are_no_empty_listing() {
+    let page = |status, text: &str| Ok(Response { status, headers: vec![], body: text.as_bytes().to_vec() });
+    for adapter in ADAPTERS {
+        let (error, code) = listing_where(adapter, Err(WireError::NotSent("dns error".to_owned()))).await;
+        assert!(
+            matches!(&error, ProviderError::Unavailable { remedy, .. } if remedy.contains("network")),
+            "{error}"
+        );
+        assert!(error.to_string().contains("dns error") && error.to_string().starts_with(adapter), "{error}");
+        assert_eq!(code, 4);
+        let (error, _) = listing_where(adapter, Err(WireError::Untrusted("certificate".to_owned()))).await;
+        assert!(matches!(error, ProviderError::Unavailable { .. }), "{adapter}: {error}");
+        let (error, _) = listing_where(adapter, Err(WireError::Lost("reset".to_owned()))).await;
+        assert!(matches!(error, ProviderError::Ambiguous { .. }), "{adapter}: {error}");
+        for (status, text) in [(200, "<html>please log in"), (502, "<html>bad gateway"), (500, "")] {
+            let (error, _) = listing_where(adapter, page(status, text)).await;
+            assert!(matches!(error, ProviderError::Ambiguous { .. }), "{adapter} {status}: {error}");
+        }
+        let (error, _) = listing_where(adapter, page(429, "{}")).await;
+        assert!(matches!(error, ProviderError::Transient { .. }), "{adapter}: {error}");
+    }
+}
+
+/// Each refusal by its vendor's own answer, as the emulator words it: a kind of its own, with a way out.
+#[tokio::test(start_paused = true)]
+async fn each_refusal_has_its_kind_and_a_way_out() {
+    use emulators::Refusal;
+    let refusals = [
+        (Refusal::Unauthorised, "not authorised", "run|keys"),
+        (Refusal::Full, "no capacity", "try another"),
+        (Refusal::OverQuota, "over quota", "ask for more"),
+        (Refusal::Busy, "for now", ""),
+        (Refusal::Wrong("no such field".to_owned()), "refused", "no such field"),
+    ];
+    for adapter in ADAPTERS {
+        for (refusal, says, way_out) in &refusals {
+            let answer = emulators::refusal(adapter, refusal.clone());
+            let (error, code) = listing_where(adapter, answer).await;
+            let text = error.to_string();
+            assert!(text.starts_with(adapter) && text.contains(says), "{adapter} {refusal:?}: {text}");
+            assert!(way_out.split('|').any(|word| text.contains(word)), "{adapter} {refusal:?}: {text}");
+            assert_eq!(code, 4, "{adapter} {refusal:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_create_whose_answer_is_lost_is_open_and_found() {
+    for subject in subjects().into_iter().filter(|subject| subject.emulator.is_some()) {
+        subject.cloud.ledger().weather = Weather { cloud: 100, ..Weather::default() };
+        let (mut open, mut tries) = (false, 0);
+        // In this weather each step fails somewhere; a create that came through was open.
+        while subject.cloud.ledger().machines.is_empty() && tries < 300 {
+            tries += 1;
+            let asked = request("demo", MINE);
+            match subject.provider.create(&asked).await {
+                Err(ProviderError::Ambiguous { .. }) => open = true,
+                Err(ProviderError::Transient { .. }) => {}
+                other => panic!("{}: {other:?}", subject.name),
+            }
+        }
+        assert!(open, "{}", subject.name);
+        subject.cloud.ledger().weather = Weather::default();
+        sleep(LAG).await;
+        let found = subject.provider.find(&Selector::Label(request("demo", MINE).label)).await.unwrap();
+        assert_eq!(found.len(), subject.cloud.ledger().machines.len(), "{}", subject.name);
+    }
+}
+
+#[test]
+fn unknown_ids_are_gone() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    for subject in subjects() {
+        let region = cloud::ENTRY.default_region.as_str();
+        let id = HostId::new(format!("{region}/nobody"));
+        assert_eq!(runtime.block_on(subject.provider.destroy(&id)).ok(), Some(()), "{}", subject.name);
+    }
+}
