@@ -270,3 +270,57 @@ fn unknown_ids_are_gone() {
         assert_eq!(runtime.block_on(subject.provider.destroy(&id)).ok(), Some(()), "{}", subject.name);
     }
 }
+
+/// All that an adapter sends in a lane's life, for people who know the vendor's API; each form once.
+#[tokio::test(start_paused = true)]
+async fn every_request_is_in_a_snapshot() {
+    for subject in subjects() {
+        let Some(emulator) = &subject.emulator else { continue };
+        let (name, provider) = (subject.name, subject.provider.as_ref());
+        let entry = provider::by_name(name).unwrap();
+        let mut asked = request("demo", MINE);
+        (asked.sku, asked.image) = (entry.default_sku.clone(), entry.default_image.to_owned());
+        let id = provider.create(&asked).await.unwrap();
+        sleep(LAG * 6).await;
+        // A second time everything is there already.
+        assert!(provider.create(&asked).await.is_ok_and(|again| again == id) || name != "aws");
+        let selector = Selector::Label(asked.label.clone());
+        drop(provider.find(&selector).await.unwrap());
+        drop(provider.find(&Selector::Owned).await.unwrap());
+        drop(provider.residue(&selector).await.unwrap());
+        drop(provider.residue(&Selector::Owned).await.unwrap());
+        drop(provider.console_log(&id).await);
+        drop(provider.set_expiry(&id, asked.expires_at).await);
+        for _ in 0..60 {
+            drop(provider.destroy(&id).await);
+            for left in provider.residue(&selector).await.unwrap() {
+                drop(provider.destroy(&left.host).await);
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        let mut shown = Vec::new();
+        for request in emulator.requests() {
+            let path = request.url.split_once("emulator").map_or("", |(_, path)| path);
+            let query: Vec<String> =
+                request.query.iter().map(|(name, value)| format!("\n  ?{name}={value}")).collect();
+            let body = match &request.body {
+                Some(Body::Json(body)) => format!("\n{}", serde_json::to_string_pretty(body).unwrap()),
+                Some(Body::Form(form)) => form
+                    .iter()
+                    .map(|(name, value)| format!("\n  {name}={value}"))
+                    .collect::<Vec<_>>()
+                    .concat(),
+                None => String::new(),
+            };
+            let text = format!("{} {path}{}{body}", request.method, query.concat());
+            if !shown.contains(&text) {
+                shown.push(text);
+            }
+        }
+        // Operations and pages are many of one form.
+        shown.dedup_by_key(|text| text.split("operation-").next().unwrap_or_default().to_owned());
+        insta::with_settings!({prepend_module_to_snapshot => false, omit_expression => true}, {
+            insta::assert_snapshot!(format!("requests_{name}"), shown.join("\n\n"));
+        });
+    }
+}
