@@ -15,6 +15,7 @@ use super::steps::host::{Backoff, RETRIES};
 use crate::provider::{
     Entry, Host, HostId, Label, Price, Provider, ProviderError, Region, Residue, Selector, Sku,
 };
+use crate::spec::{self, Spec};
 use crate::world::World;
 
 /// A cloud, and whom to tell what goes on.
@@ -27,6 +28,8 @@ pub struct Cloud<'a> {
     pub world: &'a World,
     /// Set: stop waiting at once.
     pub abort: &'a CancellationToken,
+    /// Whose price counts before the table's.
+    pub spec: Option<&'a Spec>,
     /// Takes a line for people.
     pub note: Box<dyn Fn(String) + Send + Sync + 'a>,
 }
@@ -283,11 +286,11 @@ impl Cloud<'_> {
         })
     }
 
-    /// Sums up what hosts cost from their making until now, by the dated price table; `None` where a price is missing.
+    /// Sums up what hosts cost from their making until now, by the spec or the dated price table; `None` where a price is missing.
     fn spend<'k>(&self, hosts: impl Iterator<Item = &'k Known>, gone_at: Timestamp) -> Option<String> {
         let mut total: Option<crate::provider::Money> = None;
         for host in hosts {
-            let Price { per_hour, .. } = (self.entry.price)(&host.sku, &host.region)?;
+            let Price { per_hour, .. } = spec::price(self.spec, self.entry, &host.sku, &host.region)?;
             let alive = Duration::try_from(gone_at.duration_since(host.created_at)).unwrap_or_default();
             let cost = per_hour.for_duration(alive);
             match &mut total {
@@ -327,8 +330,14 @@ mod tests {
     async fn sweep(bench: &Bench, label: &Label) -> Result<(Receipt, bool), StepError> {
         let abort = CancellationToken::new();
         let world = &bench.run.world;
-        let cloud =
-            Cloud { provider: &bench.cloud, entry: &ENTRY, world, abort: &abort, note: Box::new(|_| {}) };
+        let cloud = Cloud {
+            provider: &bench.cloud,
+            entry: &ENTRY,
+            world,
+            spec: None,
+            abort: &abort,
+            note: Box::new(|_| {}),
+        };
         let fresh = |host: &Host| host.expires_at.is_none_or(|end| end > world.now());
         cloud.take_down_unless(label, None, LIMIT, &fresh).await
     }

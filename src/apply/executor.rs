@@ -920,6 +920,8 @@ mod tests {
             notes: vec![],
             cost: Cost {
                 per_hour: None,
+                expected: None,
+                cycle: Duration::ZERO,
                 worst_case: None,
                 expires_at: None,
                 ttl: Duration::from_hours(1),

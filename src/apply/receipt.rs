@@ -34,7 +34,7 @@ pub struct Receipt {
     pub created_at: Option<Timestamp>,
     /// When the second empty listing was seen.
     pub gone_at: Timestamp,
-    /// By the dated price table; `None` where there is no price.
+    /// By the spec or the dated price table; `None` where there is no price.
     pub spend_estimate: Option<String>,
 }
 

@@ -13,7 +13,7 @@ use crate::error::Failure;
 use crate::inputs::Inputs;
 use crate::plan;
 use crate::report;
-use crate::spec::{ProviderSpec, Spec};
+use crate::spec::{self, ProviderSpec, Spec};
 use crate::state::{LaneDir, SharedSession};
 
 /// Take a lane's host down and verify that nothing of it is left.
@@ -97,7 +97,8 @@ pub(super) async fn destroy(
     )
     .await?;
     let timeout = spec.as_ref().map_or(std::time::Duration::from_mins(15), |spec| spec.timeouts.destroy);
-    let price = record.host.as_ref().and_then(|host| (entry.price)(&host.sku, &host.region));
+    let price =
+        record.host.as_ref().and_then(|host| spec::price(spec.as_ref(), entry, &host.sku, &host.region));
     let plan = plan::diff_destroy(&record, &observed, price.as_ref(), timeout, context.world.now());
     if plan.is_empty() {
         return Ok(nothing(context, execute_args.format, &format!("lane `{}` has no host", record.lane)));

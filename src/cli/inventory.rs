@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::lane::{connect, is_path, known_lanes, load_spec, recorded_spec};
+use super::lane::{connect, entry_of, is_path, known_lanes, load_spec, recorded_spec};
 use super::list::columns;
 use crate::apply::cloud::Cloud;
 use crate::error::{Failure, Kind, of_step};
 use crate::provider::{self, Entry, Host, HostId, Label, Money, Provider, Residue, Selector};
-use crate::spec::ProviderSpec;
+use crate::spec::{self, ProviderSpec, Spec};
 use crate::state::{LaneDir, Record};
 
 /// Which clouds are asked.
@@ -25,9 +25,23 @@ pub(super) struct PlaceArgs {
     /// Spec files or provider names; with none, every provider that the lanes recorded here use.
     #[arg(value_name = "SPEC|PROVIDER")]
     targets: Vec<String>,
+    #[command(flatten)]
+    keys: KeyArgs,
+}
+
+/// What a spec would say of a provider.
+#[derive(Debug, Clone, Args)]
+pub(super) struct KeyArgs {
     /// A key of a provider given by its name, as `project=my-project` (may be given several times).
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     keys: Vec<(String, String)>,
+}
+
+impl KeyArgs {
+    /// Returns the provider's own keys as a spec would hold them.
+    pub(super) fn config(&self) -> Value {
+        self.keys.iter().map(|(key, value)| (key.clone(), Value::String(value.clone()))).collect()
+    }
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
@@ -40,7 +54,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 impl PlaceArgs {
     /// Tells whether nothing was named.
     pub(super) fn is_empty(&self) -> bool {
-        self.targets.is_empty() && self.keys.is_empty()
+        self.targets.is_empty() && self.keys.keys.is_empty()
     }
 
     /// Returns the providers to ask, each configuration once.
@@ -77,20 +91,8 @@ impl PlaceArgs {
     }
 
     fn by_name(&self, name: &str) -> Result<ProviderSpec, Failure> {
-        let names = || provider::entries().iter().map(|entry| entry.name);
-        if provider::by_name(name).is_none() {
-            let failure = Failure::new(Kind::Usage, format!("there is no provider `{name}`"));
-            return Err(match crate::spec::closest(name, names()) {
-                Some(close) => failure.hint(format!("did you mean `{close}`?")),
-                None => failure.hint(format!(
-                    "the providers are {}; a spec is given by its path",
-                    names().collect::<Vec<_>>().join(", ")
-                )),
-            });
-        }
-        let config: serde_json::Map<String, Value> =
-            self.keys.iter().map(|(key, value)| (key.clone(), Value::String(value.clone()))).collect();
-        Ok(ProviderSpec { name: name.to_owned(), config: Value::Object(config) })
+        entry_of(name).map_err(|failure| failure.hint("a spec is given by its path"))?;
+        Ok(ProviderSpec { name: name.to_owned(), config: self.keys.config() })
     }
 }
 
@@ -108,6 +110,7 @@ impl Place {
             provider: self.provider.as_ref(),
             entry: self.entry,
             world: &context.world,
+            spec: None,
             abort,
             note: Box::new(|note| context.ui.note(&format!("  {note}"))),
         }
@@ -130,6 +133,8 @@ pub(super) struct Found {
     pub(super) what: What,
     /// The lane of that lineage, if it has state here.
     pub(super) recorded: Option<(LaneDir, Box<Record>)>,
+    /// What that lane was applied with last, if it can still be read.
+    pub(super) spec: Option<Arc<Spec>>,
 }
 
 /// What was found, and which providers could not be asked.
@@ -163,14 +168,21 @@ pub(super) async fn take(context: &Context, places: &[ProviderSpec]) -> Result<I
                 for host in hosts {
                     by_label.entry(host.label.clone()).or_default().push(host);
                 }
-                inventory.found.extend(by_label.into_iter().map(|(label, hosts)| Found {
-                    place: place.clone(),
-                    recorded: lanes.get(&label.lineage).cloned(),
-                    what: What::Lane { label, hosts },
+                inventory.found.extend(by_label.into_iter().map(|(label, hosts)| {
+                    Found {
+                        place: place.clone(),
+                        spec: lanes
+                            .get(&label.lineage)
+                            .and_then(|(_, record)| recorded_spec(context, record))
+                            .map(Arc::new),
+                        recorded: lanes.get(&label.lineage).cloned(),
+                        what: What::Lane { label, hosts },
+                    }
                 }));
                 inventory.found.extend(orphans.into_iter().map(|(host, parts)| Found {
                     place: place.clone(),
                     recorded: None,
+                    spec: None,
                     what: What::Orphan { host, parts },
                 }));
             }
@@ -222,12 +234,13 @@ impl Found {
         }
     }
 
-    /// Returns the price of an hour and what it came to, by the dated price table.
+    /// Returns the price of an hour and what it came to, by the spec or the dated price table.
     fn cost(&self, now: Timestamp) -> Option<(Money, Money)> {
         let What::Lane { hosts, .. } = &self.what else { return None };
         let mut sum: Option<(Money, Money)> = None;
         for host in hosts {
-            let price = (self.place.entry.price)(&host.sku, &host.region)?.per_hour;
+            let price =
+                spec::price(self.spec.as_deref(), self.place.entry, &host.sku, &host.region)?.per_hour;
             let alive = Duration::try_from(now.duration_since(host.created_at?)).unwrap_or_default();
             let cost = price.for_duration(alive);
             sum = Some(match sum {

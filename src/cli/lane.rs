@@ -112,6 +112,18 @@ pub(super) fn recorded_spec(context: &Context, record: &Record) -> Option<Spec> 
     spec::load(&context.world, Path::new(path)).ok().filter(|spec| spec.name.as_str() == record.lane)
 }
 
+/// Finds a provider by its name.
+pub(super) fn entry_of(name: &str) -> Result<&'static Entry, Failure> {
+    let names = || provider::entries().iter().map(|entry| entry.name);
+    provider::by_name(name).ok_or_else(|| {
+        let failure = Failure::new(Kind::Usage, format!("there is no provider `{name}`"));
+        match spec::closest(name, names()) {
+            Some(close) => failure.hint(format!("did you mean `{close}`?")),
+            None => failure.hint(format!("the providers are {}", names().collect::<Vec<_>>().join(", "))),
+        }
+    })
+}
+
 /// Connects to the provider that a spec or a record names.
 pub(super) fn connect(
     context: &Context,
@@ -194,7 +206,7 @@ pub(super) async fn make_plan(
         recorded_trees: &recorded_trees,
         old_texts: &old_texts,
         user_data: None,
-        price: entry.and_then(|entry| (entry.price)(&spec.sku, &spec.region)),
+        price: entry.and_then(|entry| spec::price(Some(&spec), entry, &spec.sku, &spec.region)),
         now: context.world.now(),
         rerun: &rerun,
     })?;

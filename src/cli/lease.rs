@@ -15,7 +15,7 @@ use crate::error::{Failure, Kind};
 use crate::plan::Rings;
 use crate::provider::{ProviderError, Selector};
 use crate::report;
-use crate::spec::ProviderSpec;
+use crate::spec::{self, ProviderSpec};
 use crate::state::{HostRecord, JournalEvent};
 
 /// Show or move the end of a lane's lease.
@@ -85,7 +85,8 @@ async fn show(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
     };
     let (rings, now) = (Rings::of(&host.provider), context.world.now());
     let left = host.expires_at.duration_since(now);
-    let price = (entry.price)(&host.sku, &host.region);
+    let spec = recorded_spec(context, &record);
+    let price = spec::price(spec.as_ref(), entry, &host.sku, &host.region);
     let worst = price.map(|price| price.per_hour.for_duration(Duration::try_from(left).unwrap_or_default()));
     if args.format == Format::Json {
         let json = json!({
@@ -143,8 +144,9 @@ async fn extend(context: &Context, args: &ExtendArgs) -> Result<u8, Failure> {
             .hint("`lane destroy` ends a lease now"));
     }
     let (provider, entry) = connect(context, &provider_of(&host))?;
-    if let Some(limit) = recorded_spec(context, &record).and_then(|spec| spec.lease.max_spend)
-        && let Some(price) = (entry.price)(&host.sku, &host.region)
+    let spec = recorded_spec(context, &record);
+    if let Some(limit) = spec.as_ref().and_then(|spec| spec.lease.max_spend.as_ref())
+        && let Some(price) = spec::price(spec.as_ref(), entry, &host.sku, &host.region)
         && let Ok(alive) = Duration::try_from(new.duration_since(host.created_at))
     {
         let worst = price.per_hour.for_duration(alive);

@@ -13,6 +13,7 @@ mod lease;
 mod list;
 mod logs;
 mod plan;
+mod prices;
 mod run;
 mod schema;
 mod show;
@@ -72,6 +73,7 @@ enum Format {
 #[derive(Debug, Subcommand)]
 enum VerbArgs {
     Init(init::InitArgs),
+    Prices(prices::PricesArgs),
     Validate(validate::ValidateArgs),
     Schema(schema::SchemaArgs),
     Plan(plan::PlanArgs),
@@ -133,6 +135,7 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
     // The verbs that never wait start no runtime: they answer in a few milliseconds.
     let verb = match cli.verb {
         VerbArgs::Init(args) => return init::run(&context, &args),
+        VerbArgs::Prices(args) => return prices::run(&context, &args),
         VerbArgs::Validate(args) => return validate::run(&context, &args),
         VerbArgs::Schema(args) => return Ok(schema::run(&context, &args)),
         VerbArgs::List(args) if !args.asks_clouds() => return list::run(&context, &args),
@@ -161,6 +164,7 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
             VerbArgs::Exec(args) => exec::run_exec(&context, &args).await,
             VerbArgs::Logs(args) => logs::run(&context, &args).await,
             VerbArgs::Init(_)
+            | VerbArgs::Prices(_)
             | VerbArgs::Validate(_)
             | VerbArgs::Schema(_)
             | VerbArgs::Show(_)

@@ -9,7 +9,7 @@ use super::{Context, Format};
 use crate::error::{Failure, Kind};
 use crate::plan::{ObservedHost, Rings};
 use crate::report;
-use crate::spec::ProviderSpec;
+use crate::spec::{self, ProviderSpec};
 
 /// Look at a lane's host and services now.
 #[derive(Debug, Args)]
@@ -72,7 +72,7 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<u8, Fail
         text.extend([format!("  lease    {lease} ({})\n", host.expires_at)]);
         let rings = Rings::of(&host.provider);
         text.extend([format!("  ends by  {}\n", report::lease::rings(rings))]);
-        if let Some(price) = (entry.price)(&host.sku, &host.region) {
+        if let Some(price) = spec::price(spec.as_ref(), entry, &host.sku, &host.region) {
             text.extend([format!("  price    {} per hour ({})\n", price.per_hour, price.source)]);
             let worst = price.per_hour.for_duration(Duration::try_from(left).unwrap_or_default()).to_string();
             let until = host.expires_at.to_string();

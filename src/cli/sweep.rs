@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::inventory::{self, Found, PlaceArgs, What};
 use super::lane::agree;
 use super::{Context, Format};
+use crate::apply::cloud::Cloud;
 use crate::apply::receipt::Receipt;
 use crate::apply::steps::StepError;
 use crate::error::{Failure, Kind};
@@ -162,7 +163,7 @@ fn verdict(
 /// Takes one thing down; `None` when it has gone by itself, or its lease was extended in the meantime.
 async fn take_down(context: &Context, args: &SweepArgs, found: &Found) -> Result<Option<Receipt>, Left> {
     let abort = CancellationToken::new();
-    let cloud = found.place.cloud(context, &abort);
+    let cloud = Cloud { spec: found.spec.as_deref(), ..found.place.cloud(context, &abort) };
     let may_cost = |error: StepError| Left::MayCost(error.to_string());
     let label = match &found.what {
         What::Orphan { host, .. } => return cloud.clear(host, LIMIT).await.map(Some).map_err(may_cost),

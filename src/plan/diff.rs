@@ -21,6 +21,9 @@ use crate::state::{HostRecord, Outcome, Record, StepRecord};
 /// How many lines of one text's diff a plan keeps.
 const DIFF_LINES: usize = 400;
 
+/// How long a host is usually needed: apply, test, destroy.
+const CYCLE: Duration = Duration::from_mins(30);
+
 /// How many files of a changed source a plan names.
 const FILES_NAMED: usize = 5;
 
@@ -116,7 +119,7 @@ pub fn diff(input: &DiffInput<'_>) -> Result<Plan, DiffError> {
         _ => vec![],
     };
     let rings = Rings::of(&input.spec.provider.name);
-    let cost = cost(input.price.as_ref(), input.now, kept, input.spec.lease.ttl, rings);
+    let cost = cost(Verb::Apply, input.price.as_ref(), input.now, kept, input.spec.lease.ttl, rings);
     Ok(Plan {
         format_version: Plan::FORMAT_VERSION,
         lane: input.spec.name.to_string(),
@@ -550,6 +553,7 @@ fn lost(record: &Record) -> Vec<String> {
 }
 
 fn cost(
+    verb: Verb,
     price: Option<&Price>,
     now: Timestamp,
     kept: Option<&HostRecord>,
@@ -558,8 +562,13 @@ fn cost(
 ) -> Cost {
     let expires_at = kept.map(|host| host.expires_at);
     let left = expires_at.map_or(ttl, |end| Duration::try_from(end.duration_since(now)).unwrap_or_default());
+    let cycle = left.min(CYCLE);
     Cost {
         per_hour: price.map(|price| price.per_hour.to_string()),
+        expected: price
+            .filter(|_| verb == Verb::Apply && !cycle.is_zero())
+            .map(|price| price.per_hour.for_duration(cycle).to_string()),
+        cycle,
         worst_case: price.map(|price| price.per_hour.for_duration(left).to_string()),
         expires_at,
         ttl,
@@ -730,7 +739,10 @@ pub fn diff_destroy(
         diffs: vec![],
         lost,
         notes,
-        cost: cost(price, now, host, ttl, host.map(|host| Rings::of(&host.provider)).unwrap_or_default()),
+        cost: {
+            let rings = host.map(|host| Rings::of(&host.provider)).unwrap_or_default();
+            cost(Verb::Destroy, price, now, host, ttl, rings)
+        },
     }
 }
 

@@ -65,6 +65,12 @@ pub struct FileDiff {
 pub struct Cost {
     /// Per hour, as `0.194 USD`; `None` where the provider has no price.
     pub per_hour: Option<String>,
+    /// For one cycle; `None` for a host that is to go.
+    #[serde(default)]
+    pub expected: Option<String>,
+    /// How long apply, test and destroy usually take together, or what is left of the lease if that is shorter.
+    #[serde(default)]
+    pub cycle: Duration,
     /// At most, until the lease ends.
     pub worst_case: Option<String>,
     /// When the lease ends, if the host exists.

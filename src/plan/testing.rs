@@ -96,6 +96,7 @@ pub(crate) fn lane() -> (Spec, Inputs) {
         disk_bytes: 50_000_000_000,
         kvm: KvmNeed::Optional,
         lease: Lease { ttl: minutes(120), max_spend: None },
+        price: None,
         access: Access { user: "mvm".to_owned(), allow_from: AllowFrom::Auto, authorized_keys: vec![] },
         cloud_init: Some(file("cloud-init.yaml", "cloud_init")),
         sources: ["app", "lib", "suite"].map(|folder| (name(folder), source(folder))).into(),

@@ -130,6 +130,50 @@ pub struct Price {
     pub source: String,
 }
 
+/// A row of a price table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    /// Instance type.
+    pub sku: &'static str,
+    /// Place, or what a place's name begins with before a `-` (a region and its zones); empty means every place.
+    pub region: &'static str,
+    /// Per hour, in millionths of the currency's unit.
+    pub micros: u64,
+    /// ISO 4217 code.
+    pub currency: &'static str,
+    /// Where the number comes from, with its date.
+    pub source: &'static str,
+}
+
+impl Listed {
+    /// Writes a row.
+    pub const fn new(
+        sku: &'static str,
+        region: &'static str,
+        micros: u64,
+        currency: &'static str,
+        source: &'static str,
+    ) -> Self {
+        Self { sku, region, micros, currency, source }
+    }
+
+    /// Returns the price that it names.
+    pub fn price(&self) -> Price {
+        Price {
+            per_hour: Money { micros: self.micros, currency: self.currency.to_owned() },
+            source: self.source.to_owned(),
+        }
+    }
+
+    fn covers(&self, region: &Region) -> bool {
+        self.region.is_empty()
+            || region
+                .as_str()
+                .strip_prefix(self.region)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    }
+}
+
 /// All that is needed to make a host; every field is in the first request, the expiry too.
 #[derive(Debug, Clone)]
 pub struct CreateRequest {
@@ -448,10 +492,18 @@ pub struct Entry {
     pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
     /// Whether a SKU has KVM.
     pub kvm: fn(&Sku) -> KvmSupport,
-    /// Price per hour, by a dated table.
-    pub price: fn(&Sku, &Region) -> Option<Price>,
+    /// What an hour costs, by a dated table.
+    pub prices: &'static [Listed],
     /// Makes the provider out of its own keys; reads no file and opens no socket.
     pub connect: Connect,
+}
+
+impl Entry {
+    /// Returns what an hour costs, by the dated table; `None` where the table does not say.
+    pub fn price(&self, sku: &Sku, region: &Region) -> Option<Price> {
+        let row = self.prices.iter().find(|row| row.sku == sku.as_str() && row.covers(region));
+        row.map(Listed::price)
+    }
 }
 
 #[cfg(test)]
@@ -473,6 +525,30 @@ mod tests {
         assert_eq!(hour.for_duration(Duration::from_secs(1)).micros, 1);
         let metal = Money { micros: 4_080_000, currency: "USD".to_owned() };
         assert_eq!(metal.for_duration(Duration::from_mins(90)).micros, 6_120_000);
+    }
+
+    #[test]
+    fn a_row_covers_its_place_and_the_places_in_it() {
+        let covers = |row: &'static str, place: &str| {
+            Listed::new("s", row, 1, "EUR", "a test, 2026-05").covers(&Region::new(place))
+        };
+        assert!(covers("here", "here") && covers("here", "here-a") && covers("", "anywhere"));
+        assert!(!covers("here", "hereabouts") && !covers("here", "there") && !covers("here-a", "here"));
+    }
+
+    #[test]
+    fn every_default_host_has_one_price_or_none_and_every_price_a_date() {
+        for entry in entries() {
+            for (number, row) in entry.prices.iter().enumerate() {
+                let same = |other: &&Listed| other.sku == row.sku && other.region == row.region;
+                assert_eq!(entry.prices.iter().position(|other| same(&other)), Some(number), "{row:?}");
+                let dated = row.source.contains("20") || row.micros == 0;
+                assert!(dated && row.currency.len() == 3, "{}: {row:?}", entry.name);
+            }
+        }
+        let zone = Region::new("us-central1-f");
+        let price = by_name("gcp").and_then(|entry| entry.price(&Sku::new("n2-standard-4"), &zone));
+        assert_eq!(price.map(|price| price.per_hour.micros), Some(194_236));
     }
 
     #[test]

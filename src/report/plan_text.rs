@@ -204,7 +204,10 @@ impl Page {
             let now = until.is_some();
             let end = until.unwrap_or_else(|| "the lease ends".to_owned());
             let vanish = super::lease::if_you_vanish(worst, &end, now, cost.rings);
-            self.line(&format!("Cost:  {per_hour} per hour; {vanish}"), None);
+            let expected = cost.expected.as_ref().map_or_else(String::new, |expected| {
+                format!("about {expected} for a cycle of {}; ", span(cost.cycle))
+            });
+            self.line(&format!("Cost:  {per_hour} per hour; {expected}{vanish}"), None);
         }
     }
 

@@ -14,7 +14,7 @@ use super::computer::Computer;
 use super::fate::Fate;
 use crate::plan::Fingerprint;
 use crate::provider::{
-    ClientToken, CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Money, Price, Provider,
+    ClientToken, CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Listed, Provider,
     ProviderError, Region, Residue, Selector, Sku,
 };
 use crate::world::World;
@@ -38,10 +38,7 @@ pub(super) static ENTRY: Entry = Entry {
     init_keys: String::new,
     schema: |_| schemars::Schema::default(),
     kvm: |_| KvmSupport::Unknown,
-    price: |_, _| {
-        let per_hour = Money { micros: 250_000, currency: "EUR".to_owned() };
-        Some(Price { per_hour, source: "a test, 2026-05-06".to_owned() })
-    },
+    prices: &[Listed::new("small", "", 250_000, "EUR", "a test, 2026-05-06")],
     connect: |_: &World, _, _| {
         Err(ProviderError::Unavailable {
             provider: "example",

@@ -242,7 +242,14 @@ mod tests {
         assert_eq!(spec.provider.config.get("name"), None);
         assert_eq!(spec.region.as_str(), "us-central1-b");
         assert_eq!(spec.disk_bytes, 100 << 30);
-        assert_eq!(spec.lease.max_spend.map(|money| money.micros), Some(3_500_000));
+        assert_eq!(spec.lease.max_spend.as_ref().map(|money| money.micros), Some(3_500_000));
+        let entry = provider::by_name("gcp").unwrap();
+        let price = |sku: &str| {
+            let price = crate::spec::price(Some(&spec), entry, &provider::Sku::new(sku), &spec.region);
+            price.map(|price| price.per_hour.micros)
+        };
+        assert_eq!(price(spec.sku.as_str()), Some(250_000), "the spec's own word");
+        assert_eq!(price("c2-standard-4"), Some(208_800), "of another host the spec says nothing");
         let path = |name: &str, wanted: &str| assert_eq!(name, wanted);
         path(spec.cloud_init.unwrap().path.to_str().unwrap(), "/srv/repo/cloud-init/kvm-host.yaml");
         let sources: Vec<_> =

@@ -21,7 +21,7 @@ pub use env::{MissingVar, resolve_env, resolve_env_json};
 pub use load::{LoadError, load, load_text};
 pub use model::{
     Access, AllowFrom, Build, FileTemplate, GenerateAs, KvmNeed, Lease, LocalFile, Name, Probe, ProbeKind,
-    ProviderSpec, Run, Secret, Service, Source, Spec, Timeouts,
+    ProviderSpec, Run, Secret, Service, Source, Spec, Timeouts, price,
 };
 pub use schema::json_schema;
 pub use source_map::{Complaint, SourceMap};

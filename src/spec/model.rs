@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SourceMap;
 use crate::plan::Digest;
-use crate::provider::{Money, Region, Sku};
+use crate::provider::{Entry, Money, Price, Region, Sku};
 
 /// How names of files end that are being written.
 pub(super) const TEMPORARY: &str = ".lane-new";
@@ -88,6 +88,8 @@ pub struct Spec {
     pub kvm: KvmNeed,
     /// How long the host may live and what it may cost.
     pub lease: Lease,
+    /// What an hour costs, by the user's word.
+    pub price: Option<Money>,
     /// Who gets in, from where.
     pub access: Access,
     /// The user's own cloud-init file.
@@ -110,6 +112,16 @@ pub struct Spec {
     pub tests: Option<Run>,
     /// How long each kind of step may take.
     pub timeouts: Timeouts,
+}
+
+/// Returns what an hour of a host costs: by the spec, where it says so of such a host, else by the provider's table.
+pub fn price(spec: Option<&Spec>, entry: &Entry, sku: &Sku, region: &Region) -> Option<Price> {
+    // A spec that has moved on to another host says nothing of the old one.
+    let same = |spec: &&Spec| spec.provider.name == entry.name && spec.sku == *sku && spec.region == *region;
+    match spec.filter(same).and_then(|spec| spec.price.clone()) {
+        Some(per_hour) => Some(Price { per_hour, source: "the spec".to_owned() }),
+        None => entry.price(sku, region),
+    }
 }
 
 /// The provider's name and its own keys, already checked against its schema.

@@ -119,7 +119,7 @@ pub(crate) fn strangers() -> Vec<String> {
 /// Values that are kept as what they mean and not as they are written.
 fn is_parsed(label: &str) -> bool {
     let (start, end) = (label.split('.').next(), label.rsplit('.').next());
-    matches!(start, Some("timeouts" | "lease" | "disk" | "kvm"))
+    matches!(start, Some("timeouts" | "lease" | "price" | "disk" | "kvm"))
         || matches!(end, Some("timeout" | "stable_for" | "mode" | "generate" | "kind" | "allow_from"))
 }
 

@@ -82,6 +82,9 @@ pub(super) struct RawSpec {
     /// How long the host may live and what it may cost.
     #[serde(default)]
     pub(super) lease: RawLease,
+    /// What an hour of the host costs you, where lane's own table of prices (`lane prices`) does not know or is wrong.
+    #[serde(default, deserialize_with = "written")]
+    pub(super) price: Option<Amount>,
     /// Who gets in, and from where.
     #[serde(default)]
     pub(super) access: RawAccess,

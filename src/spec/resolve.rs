@@ -47,6 +47,7 @@ pub(super) fn resolve(world: &World, source_map: SourceMap, raw: RawSpec, entry:
             ttl: raw.lease.ttl.map_or(TTL, |ttl| ttl.0),
             max_spend: raw.lease.max_spend.map(|amount| amount.0),
         },
+        price: raw.price.map(|amount| amount.0),
         access: Access {
             user: raw.access.user.map_or_else(|| USER.to_owned(), |user| user.0),
             allow_from: match raw.access.allow_from {

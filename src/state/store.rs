@@ -1103,6 +1103,8 @@ pub(super) mod tests {
             notes: vec![],
             cost: Cost {
                 per_hour: None,
+                expected: None,
+                cycle: Duration::ZERO,
                 worst_case: None,
                 expires_at: None,
                 ttl: Duration::from_secs(1),

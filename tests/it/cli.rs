@@ -184,3 +184,42 @@ fn completions_are_made_for_every_shell() {
         assert!(lab.run(&["completions", shell]).exits(0).stdout.contains("lane"));
     }
 }
+
+#[test]
+fn prices_are_listed_with_source_and_date_and_the_cheapest_first() {
+    let lab = Lab::new("unused", SMALL);
+    let shown = lab.run(&["prices"]).exits(0).stdout;
+    for words in ["PER HOUR", "c5.metal", "4.08 USD", "hetzner", "0.50 EUR", "your own machine"] {
+        assert!(shown.contains(words), "no {words}:\n{shown}");
+    }
+    let with_kvm = lab.run(&["prices", "--kvm", "--format", "json"]).exits(0).json();
+    let rows = with_kvm["prices"].as_array().unwrap();
+    let micros: Vec<u64> = rows.iter().map(|row| row["per_hour"]["micros"].as_u64().unwrap()).collect();
+    assert!(micros.is_sorted() && rows.iter().all(|row| row["kvm"] != "no"), "{with_kvm}");
+    let one = lab.run(&["prices", "gcp", "--format", "json"]).exits(0).json();
+    assert!(one["prices"].as_array().unwrap().iter().all(|row| row["provider"] == "gcp"), "{one}");
+    let ran = lab.run(&["prices", "hetzner", "--kvm"]).exits(0);
+    assert!(ran.stdout.contains("No price"), "{}", ran.stdout);
+    let ran = lab.run(&["prices", "gpc"]).exits(64);
+    assert!(ran.stderr.contains("did you mean `gcp`?"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_price_of_the_spec_counts_before_the_table() {
+    let cost = |price: &str, ttl: &str| {
+        let text = SMALL.replace("kvm: none", &format!("kvm: none\n{price}"));
+        let (before, after) = text.split_once("lease:").unwrap();
+        let rest = after.split_once('\n').unwrap().1;
+        let lab = Lab::new("priced", &format!("{before}lease: {{ttl: {ttl}, max_spend: 0.10 USD}}\n{rest}"));
+        let plan = lab.run(&["plan", lab.spec_arg(), "--offline"]).exits(0).stdout;
+        let line = plan.lines().find(|line| line.starts_with("Cost:")).unwrap().to_owned();
+        (line, plan.contains("more than max_spend"))
+    };
+    let (line, refused) = cost("", "1h");
+    assert!(line.contains("0.00 USD per hour") && !refused, "{line}");
+    let (line, refused) = cost("price: 0.25 USD", "1h");
+    assert!(line.contains("0.25 USD per hour; about 0.125 USD for a cycle of 30m; "), "{line}");
+    assert!(line.contains("at most 0.25 USD until the lease ends") && refused, "{line}");
+    let (line, refused) = cost("price: 0.25 USD", "12m");
+    assert!(line.contains("about 0.05 USD for a cycle of 12m; ") && !refused, "{line}");
+}

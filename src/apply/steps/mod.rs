@@ -150,6 +150,7 @@ impl StepContext {
             provider: self.run.provider.as_ref(),
             entry: self.run.entry,
             world: &self.run.world,
+            spec: self.run.spec.as_deref(),
             abort: &self.run.abort,
             note: Box::new(|note| self.note(note)),
         }

@@ -13,7 +13,7 @@ use super::host::{Backoff, RETRIES};
 use super::{StepContext, StepError, StepOutcome};
 use crate::plan::{Action, Digest, Fingerprint};
 use crate::provider::{ClientToken, CreateRequest, Host, HostId, HostStatus, Money, ProviderError};
-use crate::spec::{AllowFrom, Spec};
+use crate::spec::{self, AllowFrom, Spec};
 use crate::state::{HostRecord, JournalEvent};
 use crate::transport::LaneKeys;
 use crate::user_data::{TimerAction, UserDataInput, render};
@@ -308,8 +308,11 @@ async fn wait_for_address(context: &StepContext) -> Result<(HostId, std::net::Ip
 /// Refuses a host whose worst case costs more than the spec allows.
 fn check_spend(context: &StepContext, spec: &Spec) -> Result<(), StepError> {
     let Some(limit) = &spec.lease.max_spend else { return Ok(()) };
-    let Some(price) = (context.run.entry.price)(&spec.sku, &spec.region) else {
-        context.note(format!("no price is known for {}, so max_spend is not checked", spec.sku));
+    let Some(price) = spec::price(Some(spec), context.run.entry, &spec.sku, &spec.region) else {
+        context.note(format!(
+            "no price is known for {}, so max_spend is not checked (the spec's `price` can say it)",
+            spec.sku
+        ));
         return Ok(());
     };
     let worst = cost(&price.per_hour, spec.lease.ttl);

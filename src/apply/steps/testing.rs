@@ -18,8 +18,8 @@ use crate::apply::step_log::StepLog;
 use crate::inputs::Inputs;
 use crate::plan::{Action, Digest, Fingerprint, PlannedStep, Work};
 use crate::provider::{
-    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Money, Price, Provider, ProviderError,
-    Region, Residue, Selector, Sku,
+    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Provider, ProviderError, Region,
+    Residue, Selector, Sku,
 };
 use crate::spec::{Access, AllowFrom, KvmNeed, Lease, Name, ProviderSpec, SourceMap, Spec, Timeouts};
 use crate::state::{HostRecord, LaneDir, RunId};
@@ -44,10 +44,7 @@ pub(in crate::apply) static ENTRY: Entry = Entry {
     init_keys: String::new,
     schema: |_| schemars::Schema::default(),
     kvm: |_| KvmSupport::Unknown,
-    price: |sku, _| {
-        let per_hour = Money { micros: 250_000, currency: "EUR".to_owned() };
-        (sku.as_str() == "small").then(|| Price { per_hour, source: "test".to_owned() })
-    },
+    prices: &[crate::provider::Listed::new("small", "", 250_000, "EUR", "test")],
     connect: |_, _, _| Ok(Box::new(FakeCloud::default())),
 };
 
@@ -503,6 +500,7 @@ fn spec() -> Spec {
         disk_bytes: 1 << 30,
         kvm: KvmNeed::Required,
         lease: Lease { ttl: Duration::from_hours(2), max_spend: None },
+        price: None,
         access: Access { user: "mvm".to_owned(), allow_from: AllowFrom::Auto, authorized_keys: vec![] },
         cloud_init: None,
         sources: BTreeMap::new(),

@@ -26,7 +26,7 @@ use crate::provider::http::{
     self, Body, CallError, Credentials, Dialect, Http, Link, Meaning, Request, Response, VendorError, Wire,
 };
 use crate::provider::{
-    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Lineage, Money, Price, Provider,
+    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Lineage, Listed, Provider,
     ProviderError, Region, Residue, Selector, Sku, config, operator_network,
 };
 use crate::world::World;
@@ -82,7 +82,7 @@ pub(crate) static ENTRY: Entry = Entry {
     init_keys: || "  region: us-east-1\n".to_owned(),
     schema: |generator| generator.subschema_for::<Config>(),
     kvm,
-    price,
+    prices: PRICES,
     connect,
 };
 
@@ -104,19 +104,16 @@ fn kvm(sku: &Sku) -> KvmSupport {
     }
 }
 
-fn price(sku: &Sku, region: &Region) -> Option<Price> {
-    let micros = match (sku.as_str(), region.as_str()) {
-        ("c5.metal", "us-east-1") => 4_080_000,
-        ("m5.metal", "us-east-1") => 4_608_000,
-        ("c5n.metal", "us-east-1") => 3_888_000,
-        ("m8i.xlarge", "us-east-1") => 212_000,
-        _ => return None,
-    };
-    Some(Price {
-        per_hour: Money { micros, currency: "USD".to_owned() },
-        source: "list price, 2025-03 (metal), 2026-04 (m8i)".to_owned(),
-    })
-}
+/// The list of 2025-03 for metal has not changed for years.
+const METAL: &str = "list price, 2025-03";
+static PRICES: &[Listed] = &[
+    Listed::new("m8i.xlarge", "us-east-1", 212_000, "USD", "list price, 2026-04"),
+    Listed::new("c5n.metal", "us-east-1", 3_888_000, "USD", METAL),
+    Listed::new("c5.metal", "us-east-1", 4_080_000, "USD", METAL),
+    Listed::new("c5.metal", "eu-central-1", 4_656_000, "USD", METAL),
+    Listed::new("m5.metal", "us-east-1", 4_608_000, "USD", METAL),
+    Listed::new("m5.metal", "eu-central-1", 5_520_000, "USD", METAL),
+];
 
 fn connect(world: &World, keys: &Value, link: Link) -> Result<Box<dyn Provider>, ProviderError> {
     let config: Config = config(NAME, keys)?;

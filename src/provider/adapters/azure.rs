@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::provider::{Entry, KvmSupport, Money, Price, Region, Sku, without_api};
+use crate::provider::{Entry, KvmSupport, Listed, Region, Sku, without_api};
 
 /// Keys of provider `azure`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -36,7 +36,7 @@ pub(crate) static ENTRY: Entry = Entry {
     init_keys: || "  subscription: 00000000-0000-0000-0000-000000000000\n".to_owned(),
     schema: |generator| generator.subschema_for::<Config>(),
     kvm,
-    price,
+    prices: PRICES,
     connect: |_, config, _| without_api::<Config>("azure", config),
 };
 
@@ -53,14 +53,22 @@ fn kvm(sku: &Sku) -> KvmSupport {
     }
 }
 
-fn price(sku: &Sku, region: &Region) -> Option<Price> {
-    let micros = match (sku.as_str(), region.as_str()) {
-        ("Standard_D4s_v3", "eastus") => 192_000,
-        ("Standard_D4s_v3", "westeurope") => 240_000,
-        _ => return None,
-    };
-    Some(Price {
-        per_hour: Money { micros, currency: "USD".to_owned() },
-        source: "list price, 2026-08".to_owned(),
-    })
-}
+static PRICES: &[Listed] = &[
+    Listed::new("Standard_D4s_v3", "eastus", 192_000, "USD", "list price, 2026-08"),
+    Listed::new("Standard_D4s_v3", "westeurope", 240_000, "USD", "list price, 2025-03"),
+    Listed::new("Standard_D4s_v5", "eastus", 192_000, "USD", "list price, 2026-09"),
+    Listed::new(
+        "Standard_D8s_v3",
+        "eastus",
+        384_000,
+        "USD",
+        "twice the list price of Standard_D4s_v3, 2026-08",
+    ),
+    Listed::new(
+        "Standard_D8s_v3",
+        "westeurope",
+        480_000,
+        "USD",
+        "twice the list price of Standard_D4s_v3, 2025-03",
+    ),
+];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::provider::{Entry, KvmSupport, Money, Price, Region, Sku, without_api};
+use crate::provider::{Entry, KvmSupport, Listed, Region, Sku, without_api};
 
 /// Keys of provider `equinix`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -36,7 +36,7 @@ pub(crate) static ENTRY: Entry = Entry {
     init_keys: || "  project: 00000000-0000-0000-0000-000000000000\n".to_owned(),
     schema: |generator| generator.subschema_for::<Config>(),
     kvm,
-    price,
+    prices: PRICES,
     connect: |_, config, _| without_api::<Config>("equinix", config),
 };
 
@@ -45,15 +45,9 @@ fn kvm(_sku: &Sku) -> KvmSupport {
     KvmSupport::Yes
 }
 
-fn price(sku: &Sku, region: &Region) -> Option<Price> {
-    let micros = match (sku.as_str(), region.as_str()) {
-        ("c3.small.x86", _) => 750_000,
-        ("m3.small.x86", _) => 1_050_000,
-        ("c3.medium.x86", _) => 1_500_000,
-        _ => return None,
-    };
-    Some(Price {
-        per_hour: Money { micros, currency: "USD".to_owned() },
-        source: "list price of 2023".to_owned(),
-    })
-}
+const SOURCE: &str = "list price of 2023, not confirmed since";
+static PRICES: &[Listed] = &[
+    Listed::new("c3.small.x86", "", 750_000, "USD", SOURCE),
+    Listed::new("m3.small.x86", "", 1_050_000, "USD", SOURCE),
+    Listed::new("c3.medium.x86", "", 1_500_000, "USD", SOURCE),
+];

@@ -19,7 +19,7 @@ use crate::provider::http::{
     self, CallError, Credentials, Dialect, Http, Link, Meaning, Request, Response, Secret, VendorError, Wire,
 };
 use crate::provider::{
-    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Lineage, Money, Price, Provider,
+    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Lineage, Listed, Provider,
     ProviderError, Region, Residue, Selector, Sku, config, operator_network, token_uuid,
 };
 use crate::world::World;
@@ -83,7 +83,7 @@ pub(crate) static ENTRY: Entry = Entry {
     init_keys: || "  project: my-project\n".to_owned(),
     schema: |generator| generator.subschema_for::<Config>(),
     kvm,
-    price,
+    prices: PRICES,
     connect,
 };
 
@@ -101,23 +101,17 @@ fn kvm(sku: &Sku) -> KvmSupport {
     }
 }
 
-fn price(sku: &Sku, region: &Region) -> Option<Price> {
-    let zone = region.as_str();
-    let place = zone.rsplit_once('-').map_or(zone, |(region, _)| region);
-    let micros = match (sku.as_str(), place) {
-        ("n2-standard-4", "us-central1") => 194_236,
-        ("n2-standard-8", "us-central1") => 388_500,
-        ("n1-standard-4", "us-central1") => 190_000,
-        ("c2-standard-4", "us-central1") => 208_800,
-        ("n2-standard-4", "europe-west1") => 213_700,
-        ("n2-standard-8", "europe-west1") => 427_300,
-        ("n1-standard-4", "europe-west1") => 209_000,
-        ("c2-standard-4", "europe-west1") => 229_700,
-        _ => return None,
-    };
-    let source = if micros == 194_236 { "list price, 2026-09" } else { "list price, 2025-03" };
-    Some(Price { per_hour: Money { micros, currency: "USD".to_owned() }, source: source.to_owned() })
-}
+const LIST: &str = "list price, 2025-03";
+static PRICES: &[Listed] = &[
+    Listed::new("n2-standard-4", "us-central1", 194_236, "USD", "list price, 2026-09"),
+    Listed::new("n2-standard-8", "us-central1", 388_500, "USD", LIST),
+    Listed::new("n1-standard-4", "us-central1", 190_000, "USD", LIST),
+    Listed::new("c2-standard-4", "us-central1", 208_800, "USD", LIST),
+    Listed::new("n2-standard-4", "europe-west1", 213_700, "USD", LIST),
+    Listed::new("n2-standard-8", "europe-west1", 427_300, "USD", LIST),
+    Listed::new("n1-standard-4", "europe-west1", 209_000, "USD", LIST),
+    Listed::new("c2-standard-4", "europe-west1", 229_700, "USD", LIST),
+];
 
 fn connect(world: &World, keys: &Value, link: Link) -> Result<Box<dyn Provider>, ProviderError> {
     let config: Config = config(NAME, keys)?;

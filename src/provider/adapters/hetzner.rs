@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::provider::{Entry, KvmSupport, Money, Price, Region, Sku, without_api};
+use crate::provider::{Entry, KvmSupport, Listed, Region, Sku, without_api};
 
 /// Keys of provider `hetzner`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -34,7 +34,7 @@ pub(crate) static ENTRY: Entry = Entry {
     init_keys: || "  location: ash\n".to_owned(),
     schema: |generator| generator.subschema_for::<Config>(),
     kvm,
-    price,
+    prices: PRICES,
     connect: |_, config, _| without_api::<Config>("hetzner", config),
 };
 
@@ -43,15 +43,10 @@ fn kvm(_sku: &Sku) -> KvmSupport {
     KvmSupport::No
 }
 
-fn price(sku: &Sku, region: &Region) -> Option<Price> {
-    let micros = match (sku.as_str(), region.as_str()) {
-        ("cpx51", _) => 382_000,
-        ("cpx62", _) => 209_000,
-        ("ccx33", _) => 223_000,
-        _ => return None,
-    };
-    Some(Price {
-        per_hour: Money { micros, currency: "EUR".to_owned() },
-        source: "list price without VAT, 2026-08".to_owned(),
-    })
-}
+const SOURCE: &str = "list price without VAT, 2026-08";
+static PRICES: &[Listed] = &[
+    Listed::new("cpx51", "", 382_000, "EUR", SOURCE),
+    Listed::new("cpx62", "", 209_000, "EUR", SOURCE),
+    Listed::new("ccx33", "", 223_000, "EUR", SOURCE),
+    Listed::new("cax41", "", 66_000, "EUR", SOURCE),
+];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::provider::{Entry, KvmSupport, Money, Price, Region, Sku, without_api};
+use crate::provider::{Entry, KvmSupport, Listed, Region, Sku, without_api};
 
 /// Keys of provider `latitude`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -36,7 +36,7 @@ pub(crate) static ENTRY: Entry = Entry {
     init_keys: || "  project: my-project\n".to_owned(),
     schema: |generator| generator.subschema_for::<Config>(),
     kvm,
-    price,
+    prices: PRICES,
     connect: |_, config, _| without_api::<Config>("latitude", config),
 };
 
@@ -45,13 +45,13 @@ fn kvm(_sku: &Sku) -> KvmSupport {
     KvmSupport::Yes
 }
 
-fn price(sku: &Sku, region: &Region) -> Option<Price> {
-    let micros = match (sku.as_str(), region.as_str()) {
-        ("c2-small-x86", "ASH" | "DAL" | "CHI" | "LAX" | "NYC" | "MIA") => 210_000,
-        _ => return None,
-    };
-    Some(Price {
-        per_hour: Money { micros, currency: "USD".to_owned() },
-        source: "recorded from the API, 2024-08".to_owned(),
-    })
-}
+const US: &str = "recorded from the API, 2024-08";
+static PRICES: &[Listed] = &[
+    Listed::new("c2-small-x86", "ASH", 210_000, "USD", US),
+    Listed::new("c2-small-x86", "CHI", 210_000, "USD", US),
+    Listed::new("c2-small-x86", "DAL", 210_000, "USD", US),
+    Listed::new("c2-small-x86", "LAX", 210_000, "USD", US),
+    Listed::new("c2-small-x86", "MIA", 210_000, "USD", US),
+    Listed::new("c2-small-x86", "NYC", 210_000, "USD", US),
+    Listed::new("c2-small-x86", "SAO", 180_000, "USD", "recorded from the API, 2025-05"),
+];

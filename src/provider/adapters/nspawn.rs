@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::plan::{Digester, Fingerprint};
 use crate::provider::{
-    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Link, Money, Price, Provider,
-    ProviderError, Region, Residue, Selector, Sku,
+    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Link, Listed, Provider, ProviderError,
+    Region, Residue, Selector, Sku,
 };
 use crate::world::{World, fs};
 
@@ -64,12 +64,7 @@ pub(crate) static ENTRY: Entry = Entry {
     init_keys: || "  packages: [curl]        # Debian packages in the image\n".to_owned(),
     schema: |generator| generator.subschema_for::<Config>(),
     kvm: |_| KvmSupport::Unknown,
-    price: |_, _| {
-        Some(Price {
-            per_hour: Money { micros: 0, currency: "USD".to_owned() },
-            source: "your own machine".to_owned(),
-        })
-    },
+    prices: &[Listed::new("container", "", 0, "USD", "your own machine")],
     connect,
 };
 

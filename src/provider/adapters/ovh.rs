@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::provider::{Entry, KvmSupport, Money, Price, Region, Sku, without_api};
+use crate::provider::{Entry, KvmSupport, Listed, Region, Sku, without_api};
 
 /// Keys of provider `ovh`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -38,7 +38,7 @@ pub(crate) static ENTRY: Entry = Entry {
     init_keys: || "  project: 0123456789abcdef0123456789abcdef\n".to_owned(),
     schema: |generator| generator.subschema_for::<Config>(),
     kvm,
-    price,
+    prices: PRICES,
     connect: |_, config, _| without_api::<Config>("ovh", config),
 };
 
@@ -47,13 +47,9 @@ fn kvm(sku: &Sku) -> KvmSupport {
     if sku.as_str().starts_with("bm-") { KvmSupport::Yes } else { KvmSupport::Unknown }
 }
 
-fn price(sku: &Sku, region: &Region) -> Option<Price> {
-    let micros = match (sku.as_str(), region.as_str()) {
-        ("bm-s1", _) => 500_000,
-        _ => return None,
-    };
-    Some(Price {
-        per_hour: Money { micros, currency: "EUR".to_owned() },
-        source: "catalogue without VAT, 2026-08".to_owned(),
-    })
-}
+const SOURCE: &str = "catalogue without VAT, 2026-08";
+static PRICES: &[Listed] = &[
+    Listed::new("bm-s1", "", 500_000, "EUR", SOURCE),
+    Listed::new("bm-m1", "", 850_000, "EUR", SOURCE),
+    Listed::new("bm-l1", "", 1_450_000, "EUR", SOURCE),
+];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::provider::{Entry, KvmSupport, Money, Price, Region, Sku, without_api};
+use crate::provider::{Entry, KvmSupport, Listed, Region, Sku, without_api};
 
 /// Keys of provider `vultr`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -34,7 +34,7 @@ pub(crate) static ENTRY: Entry = Entry {
     init_keys: || "  region: ewr\n".to_owned(),
     schema: |generator| generator.subschema_for::<Config>(),
     kvm,
-    price,
+    prices: PRICES,
     connect: |_, config, _| without_api::<Config>("vultr", config),
 };
 
@@ -43,15 +43,10 @@ fn kvm(sku: &Sku) -> KvmSupport {
     if sku.as_str().starts_with("vbm-") { KvmSupport::Yes } else { KvmSupport::Unknown }
 }
 
-fn price(sku: &Sku, region: &Region) -> Option<Price> {
-    let micros = match (sku.as_str(), region.as_str()) {
-        ("vbm-4c-32gb", _) => 178_571,
-        ("vbm-6c-32gb", _) => 275_298,
-        ("vbm-8c-132gb", _) => 520_833,
-        _ => return None,
-    };
-    Some(Price {
-        per_hour: Money { micros, currency: "USD".to_owned() },
-        source: "monthly list price of 2021-09 / 672 h".to_owned(),
-    })
-}
+const SOURCE: &str = "monthly list price of 2021-09 / 672 h";
+static PRICES: &[Listed] = &[
+    Listed::new("vbm-4c-32gb", "", 178_571, "USD", SOURCE),
+    Listed::new("vbm-6c-32gb", "", 275_298, "USD", SOURCE),
+    Listed::new("vbm-8c-132gb", "", 520_833, "USD", SOURCE),
+    Listed::new("vbm-24c-256gb-amd", "", 1_190_476, "USD", SOURCE),
+];
