@@ -119,6 +119,13 @@ impl Request {
         Self::new(Method::DELETE, url)
     }
 
+    /// Turns it into another method's.
+    #[must_use]
+    pub fn method(mut self, method: Method) -> Self {
+        self.method = method;
+        self
+    }
+
     /// Adds a pair to the query.
     #[must_use]
     pub fn query(mut self, name: &str, value: impl Into<String>) -> Self {

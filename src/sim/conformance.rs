@@ -240,19 +240,19 @@ async fn each_refusal_has_its_kind_and_a_way_out() {
 #[tokio::test(start_paused = true)]
 async fn a_create_whose_answer_is_lost_is_open_and_found() {
     for subject in subjects().into_iter().filter(|subject| subject.emulator.is_some()) {
-        subject.cloud.ledger().weather = Weather { cloud: 100, ..Weather::default() };
+        subject.cloud.ledger().weather = Weather { cloud: 20, ..Weather::default() };
         let (mut open, mut tries) = (false, 0);
-        // In this weather each step fails somewhere; a create that came through was open.
-        while subject.cloud.ledger().machines.is_empty() && tries < 300 {
+        // In this weather every step fails now and then.
+        while (!open || subject.cloud.ledger().machines.is_empty()) && tries < 300 {
             tries += 1;
             let asked = request("demo", MINE);
             match subject.provider.create(&asked).await {
                 Err(ProviderError::Ambiguous { .. }) => open = true,
-                Err(ProviderError::Transient { .. }) => {}
+                Err(ProviderError::Transient { .. }) | Ok(_) => {}
                 other => panic!("{}: {other:?}", subject.name),
             }
         }
-        assert!(open, "{}", subject.name);
+        assert!(open && !subject.cloud.ledger().machines.is_empty(), "{}", subject.name);
         subject.cloud.ledger().weather = Weather::default();
         sleep(LAG).await;
         let found = subject.provider.find(&Selector::Label(request("demo", MINE).label)).await.unwrap();
@@ -266,7 +266,8 @@ fn unknown_ids_are_gone() {
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     for subject in subjects() {
         let region = cloud::ENTRY.default_region.as_str();
-        let id = HostId::new(format!("{region}/nobody"));
+        let id = if subject.name == "azure" { "nobody".to_owned() } else { format!("{region}/nobody") };
+        let id = HostId::new(id);
         assert_eq!(runtime.block_on(subject.provider.destroy(&id)).ok(), Some(()), "{}", subject.name);
     }
 }
@@ -319,7 +320,9 @@ async fn every_request_is_in_a_snapshot() {
         }
         // Operations and pages are many of one form.
         shown.dedup_by_key(|text| text.split("operation-").next().unwrap_or_default().to_owned());
-        insta::with_settings!({prepend_module_to_snapshot => false, omit_expression => true}, {
+        // A key that is made anew each time, and that nobody has the other half of.
+        let filters = vec![("ssh-ed25519 [A-Za-z0-9+/=]+", "ssh-ed25519 …")];
+        insta::with_settings!({prepend_module_to_snapshot => false, omit_expression => true, filters => filters}, {
             insta::assert_snapshot!(format!("requests_{name}"), shown.join("\n\n"));
         });
     }

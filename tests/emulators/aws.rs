@@ -424,8 +424,8 @@ impl Wire for Aws {
         if let Some(description) = &self.description {
             let complaints = description::query(description, form);
             if !complaints.is_empty() {
-                self.memory().complaints.extend(complaints);
-                return refuse(Refusal::Wrong("not as described".to_owned()));
+                self.memory().complaints.extend(complaints.clone());
+                return refuse(Refusal::Wrong(complaints.join("; ")));
             }
         }
         let one = |set: &str, thing: Value| Ok(answer(&asked.action, &json!({set: [thing]})));

@@ -1,7 +1,8 @@
 //! The vendors' own descriptions of their APIs, where this machine has them: `LANE_API_DESCRIPTIONS` names the folder.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde_json::Value;
 
@@ -62,6 +63,72 @@ pub(crate) fn discovery(
         )),
     }
     complaints
+}
+
+/// A request against `OpenAPI` descriptions, and its body against a JSON Schema by the kind of thing (Microsoft's form).
+pub(crate) fn openapi(
+    documents: &[Value],
+    bodies: &Value,
+    method: &str,
+    path: &str,
+    query: &[(String, String)],
+    body: Option<&Value>,
+) -> Vec<String> {
+    let fits = |template: &str| {
+        let (template, path): (Vec<_>, Vec<_>) = (template.split('/').collect(), path.split('/').collect());
+        let same =
+            |(t, p): (&&str, &&str)| t.eq_ignore_ascii_case(p) || (t.starts_with('{') && !p.is_empty());
+        template.len() == path.len() && template.iter().zip(&path).all(same)
+    };
+    let lower = method.to_ascii_lowercase();
+    let found = documents.iter().find_map(|document| {
+        let paths = document["paths"].as_object().into_iter().flatten();
+        let (_, found) =
+            paths.filter(|(_, found)| found[&lower].is_object()).find(|(template, _)| fits(template))?;
+        Some(&found[&lower])
+    });
+    let Some(found) = found else { return vec![format!("there is no {method} {path}")] };
+    let mut complaints = Vec::new();
+    let parameters = found["parameters"].as_array().cloned().unwrap_or_default();
+    if !query.iter().any(|(name, _)| name == "api-version") {
+        complaints.push(format!("{method} {path} lacks api-version"));
+    }
+    for (name, _) in query.iter().filter(|(name, _)| name != "api-version" && name != "$skiptoken") {
+        if !parameters.iter().any(|known| known["in"] == "query" && known["name"] == name.as_str()) {
+            complaints.push(format!("{method} {path} has no parameter {name}"));
+        }
+    }
+    let takes = parameters.iter().any(|known| known["in"] == "body");
+    if takes != body.is_some() {
+        complaints
+            .push(format!("{method} {path}: a body is {}", if takes { "missing" } else { "not taken" }));
+    }
+    let kind = path.split("/providers/").nth(1).and_then(|rest| rest.rsplit_once('/')).map(|(kind, _)| kind);
+    let schemas = bodies["resources"].as_object().into_iter().flatten();
+    let schema =
+        kind.and_then(|kind| schemas.into_iter().find(|(known, _)| known.starts_with(&format!("{kind}@"))));
+    if let (Some((name, schema)), Some(body), "PUT") = (schema, body, method) {
+        // The schemas are those of templates, where the name is in the body and not in the address.
+        let mut body = body.clone();
+        body["name"] = path.rsplit('/').next().unwrap_or_default().into();
+        let validator = validator(name, schema, &bodies["definitions"]);
+        complaints.extend(
+            validator.iter_errors(&body).map(|error| format!("{name}: {error} at {}", error.instance_path())),
+        );
+    }
+    complaints
+}
+
+/// Makes a validator once; that takes longer than all that is done with it.
+fn validator(name: &str, schema: &Value, definitions: &Value) -> Arc<jsonschema::Validator> {
+    static MADE: Mutex<BTreeMap<String, Arc<jsonschema::Validator>>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let make = || {
+        let mut schema = schema.clone();
+        schema["definitions"] = definitions.clone();
+        Arc::new(jsonschema::validator_for(&schema).expect("a JSON Schema"))
+    };
+    Arc::clone(made.entry(name.to_owned()).or_insert_with(make))
 }
 
 /// A form against a service model (Amazon's form, protocol `ec2`).

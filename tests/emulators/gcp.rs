@@ -359,8 +359,8 @@ impl Wire for Gcp {
         if let Some(description) = &self.description {
             let complaints = description::discovery(description, method, path, &request.query, body);
             if !complaints.is_empty() {
-                self.memory().complaints.extend(complaints);
-                return refuse(Refusal::Wrong("not as described".to_owned()));
+                self.memory().complaints.extend(complaints.clone());
+                return refuse(Refusal::Wrong(complaints.join("; ")));
             }
         }
         let parts: Vec<&str> = path.split('/').skip(2).collect();

@@ -8,6 +8,7 @@
 #![allow(dead_code, reason = "the unit tests and the tests of the program each use a part")]
 
 pub(crate) mod aws;
+pub(crate) mod azure;
 pub(crate) mod description;
 pub(crate) mod gcp;
 
@@ -20,7 +21,7 @@ use lane::provider::{HostId, Provider, ProviderError};
 pub(crate) const ADDRESS: &str = "192.0.2.77";
 
 /// The adapters that there is an emulator for.
-pub(crate) const ADAPTERS: [&str; 2] = ["aws", "gcp"];
+pub(crate) const ADAPTERS: [&str; 3] = ["aws", "azure", "gcp"];
 
 /// What tests ask of any emulator.
 pub(crate) trait Emulator: Wire {
@@ -41,6 +42,7 @@ pub(crate) trait Emulator: Wire {
 pub(crate) fn over(provider: &str, hosts: Arc<dyn Provider>) -> Option<Arc<dyn Emulator>> {
     match provider {
         "aws" => Some(Arc::new(aws::Aws::over(hosts))),
+        "azure" => Some(Arc::new(azure::Azure::over(hosts))),
         "gcp" => Some(Arc::new(gcp::Gcp::over(hosts))),
         _ => None,
     }
@@ -50,6 +52,7 @@ pub(crate) fn over(provider: &str, hosts: Arc<dyn Provider>) -> Option<Arc<dyn E
 pub(crate) fn refusal(provider: &str, refusal: Refusal) -> Result<Response, WireError> {
     match provider {
         "aws" => aws::refuse(refusal),
+        "azure" => azure::refuse(refusal),
         _ => gcp::refuse(refusal),
     }
 }
@@ -66,6 +69,7 @@ pub(crate) fn endpoint(provider: &str, host: &str) -> String {
 pub(crate) fn keys(provider: &str) -> serde_json::Value {
     match provider {
         "aws" => serde_json::json!({"region": "here"}),
+        "azure" => serde_json::json!({"subscription": "00000000-0000-0000-0000-000000000000"}),
         "gcp" => serde_json::json!({"project": "my-project"}),
         _ => serde_json::json!({}),
     }

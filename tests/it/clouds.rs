@@ -196,3 +196,8 @@ fn real_host_whole_lane_in_gcp() {
 fn real_host_whole_lane_in_aws() {
     whole_lane("aws", 92);
 }
+
+#[test]
+fn real_host_whole_lane_in_azure() {
+    whole_lane("azure", 93);
+}

@@ -1,0 +1,449 @@
+//! Resource Manager: resource groups, the objects in them, one machine a group. Deletions go on for a while.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use lane::plan::{Digest, Fingerprint};
+use lane::provider::http::{Body, Request, Response, Wire, WireError};
+use lane::provider::{
+    ClientToken, CreateRequest, Host, HostId, HostStatus, Label, Lineage, Provider, ProviderError, Region,
+    Selector, Sku,
+};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{ADDRESS, Emulator, Refusal, description};
+
+/// A deletion that has not come through by then has failed half-way: the group is there as before.
+const DELETION: Duration = Duration::from_mins(2);
+
+#[derive(Debug, Default)]
+struct Group {
+    location: String,
+    tags: Value,
+    deleting: Option<Instant>,
+    /// Somebody made it without this API.
+    by_hand: bool,
+    /// Its machine could not be allocated.
+    failed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    groups: BTreeMap<String, Group>,
+    /// Of the network, by their path.
+    objects: BTreeMap<String, Value>,
+    places: BTreeMap<HostId, String>,
+    requests: Vec<Request>,
+    complaints: Vec<String>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Azure {
+    hosts: Arc<dyn Provider>,
+    memory: Mutex<Memory>,
+    descriptions: Option<(Vec<Value>, Value)>,
+}
+
+type Answer = Result<Response, WireError>;
+
+fn error(status: u16, code: &str, message: &str) -> Response {
+    Response::json(status, &json!({"error": {"code": code, "message": message}}))
+}
+
+pub(super) fn refuse(refusal: Refusal) -> Answer {
+    Ok(match refusal {
+        Refusal::Lost => return Err(WireError::Lost("by the emulator".to_owned())),
+        Refusal::Unauthorised => {
+            error(401, "ExpiredAuthenticationToken", "The access token expiry UTC time is in the past.")
+        }
+        Refusal::Wrong(why) => error(400, "InvalidParameter", &why),
+        Refusal::Full => {
+            error(409, "SkuNotAvailable", "The requested VM size is currently not available in location.")
+        }
+        Refusal::OverQuota => error(
+            409,
+            "QuotaExceeded",
+            "Operation could not be completed as it results in exceeding approved cores quota.",
+        ),
+        Refusal::Busy => error(429, "TooManyRequests", "The request is being throttled."),
+    })
+}
+
+fn not_found(what: &str) -> Response {
+    error(404, "ResourceNotFound", &format!("{what} was not found"))
+}
+
+fn label(tags: &Value) -> Label {
+    let text = |name: &str| tags[name].as_str().unwrap_or_default().to_owned();
+    Label { lane: text("lane"), lineage: Lineage::new(text("lineage")) }
+}
+
+fn tags_of(host: &Host) -> Value {
+    let mut tags =
+        json!({"managed-by": "lane", "lane": host.label.lane, "lineage": host.label.lineage.as_str()});
+    if let Some(fingerprint) = &host.fingerprint {
+        tags["fingerprint"] = fingerprint.0.as_str().into();
+    }
+    if let Some(expires_at) = host.expires_at {
+        tags["expires"] = expires_at.to_string().into();
+    }
+    tags
+}
+
+impl Azure {
+    pub(crate) fn over(hosts: Arc<dyn Provider>) -> Self {
+        let documents =
+            ["azure-resources.json", "azure-compute.json", "azure-network.json"].map(description::read);
+        let documents: Option<Vec<Value>> = documents.into_iter().collect();
+        let descriptions = documents.zip(description::read("azure-bodies.json"));
+        Self { hosts, memory: Mutex::default(), descriptions }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings the groups up to date with the cloud behind; returns its hosts.
+    async fn refresh(&self) -> Result<Vec<Host>, ProviderError> {
+        let hosts = self.hosts.find(&Selector::Owned).await?;
+        let left = self.hosts.residue(&Selector::Owned).await?;
+        let mut memory = self.memory();
+        for host in &hosts {
+            if memory.places.contains_key(&host.id) {
+                continue;
+            }
+            let plain = host.label.to_string();
+            let names = [plain.clone(), format!("{plain}-2"), format!("{plain}-3")];
+            let listed = |id: &HostId| hosts.iter().any(|host| host.id == *id);
+            let taken = |name: &String| memory.places.iter().any(|(id, place)| place == name && listed(id));
+            let name = names.into_iter().find(|name| !taken(name)).unwrap_or(plain);
+            memory.groups.entry(name.clone()).or_insert_with(|| Group {
+                location: host.region.to_string(),
+                tags: tags_of(host),
+                by_hand: true,
+                ..Group::default()
+            });
+            memory.places.insert(host.id.clone(), name);
+        }
+        let Memory { groups, objects, places, .. } = &mut *memory;
+        groups.retain(|name, group| {
+            let Some(since) = group.deleting else { return true };
+            let is_there = |id: &HostId| {
+                hosts.iter().any(|host| host.id == *id) || left.iter().any(|left| left.host == *id)
+            };
+            if places.iter().any(|(id, place)| place == name && is_there(id)) {
+                if since.elapsed() > DELETION {
+                    group.deleting = None;
+                }
+                return true;
+            }
+            places.retain(|_, place| place != name);
+            objects.retain(|path, _| !path.contains(&format!("/{name}/")));
+            false
+        });
+        Ok(hosts)
+    }
+
+    fn show(name: &str, group: &Group) -> Value {
+        let state = if group.deleting.is_some() { "Deleting" } else { "Succeeded" };
+        json!({
+            "name": name, "location": group.location, "tags": group.tags,
+            "properties": {"provisioningState": state},
+        })
+    }
+
+    /// Groups, two a page; the first page is empty, as Azure's may be.
+    fn list(&self, request: &Request) -> Response {
+        let memory = self.memory();
+        let all: Vec<Value> = memory.groups.iter().map(|(name, group)| Self::show(name, group)).collect();
+        let at: Option<usize> = request.parameter("$skiptoken").and_then(|token| token.parse().ok());
+        let page = at.map_or(vec![], |at| all.iter().skip(at).take(2).cloned().collect());
+        let next = at.map_or(0, |at| at + 2);
+        let mut answer = json!({"value": page});
+        if next < all.len() {
+            let link = format!(
+                "{}?api-version=2021-04-01&%24skiptoken={next}",
+                request.url.split('?').next().unwrap_or_default()
+            );
+            answer["nextLink"] = link.into();
+        }
+        Response::json(200, &answer)
+    }
+
+    fn put_group(&self, name: &str, body: &Value) -> Response {
+        let mut memory = self.memory();
+        let group = memory.groups.entry(name.to_owned()).or_default();
+        if group.deleting.is_some() {
+            return error(409, "ResourceGroupBeingDeleted", "The resource group is in deprovisioning state");
+        }
+        body["location"].as_str().unwrap_or_default().clone_into(&mut group.location);
+        group.tags = body["tags"].clone();
+        Response::json(200, &Self::show(name, group))
+    }
+
+    async fn patch_group(&self, name: &str, body: &Value) -> Answer {
+        let expires = body["tags"]["expires"].as_str().and_then(|text| text.parse().ok());
+        let ids: Vec<HostId> = self.placed(name);
+        for id in ids {
+            if let Some(expires) = expires
+                && let Err(failed) = self.hosts.set_expiry(&id, expires).await
+            {
+                return refuse(Refusal::of(&failed));
+            }
+        }
+        let mut memory = self.memory();
+        let Some(group) = memory.groups.get_mut(name) else { return Ok(not_found(name)) };
+        group.tags = body["tags"].clone();
+        Ok(Response::json(200, &Self::show(name, group)))
+    }
+
+    fn placed(&self, group: &str) -> Vec<HostId> {
+        self.memory().places.iter().filter(|(_, place)| *place == group).map(|(id, _)| id.clone()).collect()
+    }
+
+    async fn delete_group(&self, name: &str) -> Answer {
+        for id in self.placed(name) {
+            if let Err(failed) = self.hosts.destroy(&id).await {
+                return refuse(Refusal::of(&failed));
+            }
+        }
+        if let Some(group) = self.memory().groups.get_mut(name) {
+            group.deleting.get_or_insert_with(Instant::now);
+        }
+        Ok(Response { status: 202, headers: vec![], body: vec![] })
+    }
+
+    async fn put_machine(&self, group: &str, request: &Request, body: &Value) -> Answer {
+        let header = |name: &str| {
+            request.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.reveal())
+        };
+        if header("if-none-match") == "*" {
+            let there = match self.refresh().await {
+                Ok(hosts) => hosts
+                    .iter()
+                    .any(|host| self.memory().places.get(&host.id).is_some_and(|place| place == group)),
+                Err(failed) => return refuse(Refusal::of(&failed)),
+            };
+            if there {
+                return Ok(error(412, "PreconditionFailed", "The resource exists already"));
+            }
+        }
+        let (properties, tags) = (&body["properties"], &body["tags"]);
+        let nic = properties["networkProfile"]["networkInterfaces"][0]["id"].as_str().unwrap_or_default();
+        if !self.memory().objects.contains_key(nic) {
+            return Ok(error(404, "NotFound", "The network interface does not exist"));
+        }
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let user_data = BASE64.decode(text(&properties["osProfile"]["customData"])).unwrap_or_default();
+        let bits =
+            u128::from_str_radix(&header("x-ms-client-request-id").replace('-', ""), 16).unwrap_or_default();
+        let gib = properties["storageProfile"]["osDisk"]["diskSizeGB"].as_u64().unwrap_or_default();
+        let create = CreateRequest {
+            label: label(tags),
+            sku: Sku::new(text(&properties["hardwareProfile"]["vmSize"])),
+            region: Region::new(text(&body["location"])),
+            image: "debian-13".to_owned(),
+            disk_bytes: gib << 30,
+            kvm: true,
+            user_data: String::from_utf8_lossy(&user_data).into_owned(),
+            expires_at: text(&tags["expires"]).parse().unwrap_or_default(),
+            fingerprint: Fingerprint(Digest::from_text(&text(&tags["fingerprint"]))),
+            token: ClientToken::new(ulid::Ulid(bits).to_string().to_ascii_lowercase()),
+            allow_from: vec![],
+        };
+        let failed = match self.hosts.create(&create).await {
+            Ok(id) => {
+                self.memory().places.insert(id, group.to_owned());
+                false
+            }
+            // The request is accepted; that there is no room, the machine itself says later.
+            Err(ProviderError::Capacity { .. }) => true,
+            Err(failed) => return refuse(Refusal::of(&failed)),
+        };
+        if let Some(group) = self.memory().groups.get_mut(group) {
+            group.failed = failed;
+        }
+        Ok(Response::json(201, &json!({"name": "host", "properties": {"provisioningState": "Creating"}})))
+    }
+
+    async fn machine(&self, group: &str) -> Answer {
+        let hosts = match self.refresh().await {
+            Ok(hosts) => hosts,
+            Err(failed) => return refuse(Refusal::of(&failed)),
+        };
+        let memory = self.memory();
+        let Some(found) = memory.groups.get(group) else { return Ok(not_found(group)) };
+        let host = hosts.iter().find(|host| memory.places.get(&host.id).is_some_and(|place| place == group));
+        let Some(host) = host else {
+            if !found.failed {
+                return Ok(not_found(group));
+            }
+            let status = json!({
+                "code": "ProvisioningState/failed/AllocationFailed", "level": "Error", "message": "Allocation failed.",
+            });
+            let properties = json!({"provisioningState": "Failed", "instanceView": {"statuses": [status]}});
+            return Ok(Response::json(
+                200,
+                &json!({"name": "host", "location": found.location, "properties": properties}),
+            ));
+        };
+        let (state, power) = match host.status {
+            _ if found.deleting.is_some() => ("Deleting", "stopping"),
+            HostStatus::Starting => ("Creating", "starting"),
+            HostStatus::Running => ("Succeeded", "running"),
+            HostStatus::Stopped => ("Succeeded", "stopped"),
+        };
+        let mut properties = json!({
+            "provisioningState": state, "hardwareProfile": {"vmSize": host.sku.as_str()},
+            "instanceView": {"statuses": [{"code": format!("PowerState/{power}"), "level": "Info"}]},
+        });
+        if let Some(created_at) = host.created_at {
+            properties["timeCreated"] = created_at.to_string().into();
+        }
+        Ok(Response::json(
+            200,
+            &json!({"name": "host", "location": host.region.as_str(), "properties": properties}),
+        ))
+    }
+
+    /// Reads an object of the network; an address is the machine's.
+    async fn object(&self, group: &str, path: &str) -> Answer {
+        let hosts = match self.refresh().await {
+            Ok(hosts) => hosts,
+            Err(failed) => return refuse(Refusal::of(&failed)),
+        };
+        let memory = self.memory();
+        let by_hand = memory.groups.get(group).is_some_and(|group| group.by_hand);
+        let Some(mut found) =
+            memory.objects.get(path).cloned().or_else(|| by_hand.then(|| json!({"properties": {}})))
+        else {
+            return Ok(not_found(path));
+        };
+        found["properties"]["provisioningState"] = "Succeeded".into();
+        if path.contains("/publicIPAddresses/") {
+            let host =
+                hosts.iter().find(|host| memory.places.get(&host.id).is_some_and(|place| place == group));
+            if let Some(address) = host.and_then(|host| host.address) {
+                found["properties"]["ipAddress"] = address.to_string().into();
+            }
+        }
+        Ok(Response::json(200, &found))
+    }
+}
+
+#[async_trait]
+impl Wire for Azure {
+    async fn send(&self, request: &Request) -> Answer {
+        let Some(at) = request.url.find("/subscriptions/") else {
+            let text = match request.url.split_once("/console/") {
+                Some((_, group)) => match self.placed(group).first() {
+                    Some(id) => self.hosts.console_log(id).await.ok().flatten().unwrap_or_default(),
+                    None => String::new(),
+                },
+                None => format!("{ADDRESS}\n"),
+            };
+            return Ok(Response { status: 200, headers: vec![], body: text.into_bytes() });
+        };
+        self.memory().requests.push(request.clone());
+        // A link to a next page comes back with its query in the address.
+        let mut request = request.clone();
+        if let Some((url, query)) = request.url.clone().split_once('?') {
+            url.clone_into(&mut request.url);
+            request.query.extend(form_urlencoded::parse(query.as_bytes()).into_owned());
+        }
+        let path = &request.url[at..];
+        let body = match &request.body {
+            Some(Body::Json(body)) => Some(body),
+            Some(Body::Form(_)) => return refuse(Refusal::Wrong("a form".to_owned())),
+            None => None,
+        };
+        if !request
+            .headers
+            .iter()
+            .any(|(name, value)| name == "authorization" && value.reveal().starts_with("Bearer "))
+        {
+            return refuse(Refusal::Unauthorised);
+        }
+        let method = request.method.as_str();
+        if let Some((documents, bodies)) = &self.descriptions {
+            let complaints = description::openapi(documents, bodies, method, path, &request.query, body);
+            if !complaints.is_empty() {
+                self.memory().complaints.extend(complaints.clone());
+                return refuse(Refusal::Wrong(complaints.join("; ")));
+            }
+        }
+        let parts: Vec<&str> = path.split('/').skip(3).collect();
+        if let Err(failed) = self.refresh().await {
+            return refuse(Refusal::of(&failed));
+        }
+        let group = parts.get(1).copied().unwrap_or_default();
+        if parts.len() > 1 && method != "PUT" && !self.memory().groups.contains_key(group) {
+            return Ok(error(
+                404,
+                "ResourceGroupNotFound",
+                &format!("Resource group '{group}' could not be found."),
+            ));
+        }
+        match (method, parts.as_slice(), body) {
+            ("GET", ["resourcegroups"], _) => Ok(self.list(&request)),
+            ("GET", ["resourcegroups", name], _) => {
+                let memory = self.memory();
+                Ok(memory
+                    .groups
+                    .get(*name)
+                    .map_or_else(|| not_found(name), |group| Response::json(200, &Self::show(name, group))))
+            }
+            ("PUT", ["resourcegroups", name], Some(body)) => Ok(self.put_group(name, body)),
+            ("PATCH", ["resourcegroups", name], Some(body)) => self.patch_group(name, body).await,
+            ("DELETE", ["resourcegroups", name], _) => self.delete_group(name).await,
+            ("PUT", [_, _, "providers", "Microsoft.Compute", _, _], Some(body)) => {
+                self.put_machine(group, &request, body).await
+            }
+            ("GET", [_, _, "providers", "Microsoft.Compute", _, _], _) => self.machine(group).await,
+            ("POST", [_, _, "providers", "Microsoft.Compute", _, _, "retrieveBootDiagnosticsData"], _) => {
+                let host = &request.url[..at];
+                Ok(Response::json(
+                    200,
+                    &json!({"serialConsoleLogBlobUri": format!("{host}/console/{group}")}),
+                ))
+            }
+            ("PUT", [_, _, "providers", ..], Some(body)) => {
+                self.memory().objects.insert(path.to_owned(), body.clone());
+                let mut made = body.clone();
+                made["properties"]["provisioningState"] = "Updating".into();
+                Ok(Response::json(201, &made))
+            }
+            ("GET", [_, _, "providers", ..], _) => self.object(group, path).await,
+            _ => Ok(not_found(path)),
+        }
+    }
+}
+
+impl Emulator for Azure {
+    fn complaints(&self) -> Vec<String> {
+        self.memory().complaints.clone()
+    }
+
+    fn leftovers(&self) -> Vec<String> {
+        let memory = self.memory();
+        memory
+            .groups
+            .iter()
+            .filter(|(_, group)| !group.by_hand)
+            .map(|(name, _)| format!("resource group {name}"))
+            .collect()
+    }
+
+    fn id_of(&self, host: &HostId) -> HostId {
+        self.memory().places.get(host).map_or_else(|| host.clone(), |group| HostId::new(group.clone()))
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        self.memory().requests.clone()
+    }
+}
