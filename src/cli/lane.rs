@@ -19,9 +19,10 @@ use crate::provider::{self, Entry, Link, Provider};
 use crate::report::progress::{self, Look, Style};
 use crate::spec::{self, ProviderSpec, Spec};
 use crate::state::{LaneDir, Record, SharedSession};
+use crate::world::keyring::Keyring;
 
 use super::connect::SshConnector;
-use super::signals;
+use super::{login, signals};
 
 /// How long a look at a host may take before the plan takes the record for true.
 const LOOK_DEADLINE: Duration = Duration::from_secs(10);
@@ -133,7 +134,8 @@ pub(super) fn connect(
         Failure::new(Kind::Provider, format!("this build of lane has no provider `{}`", provider.name))
     })?;
     let config = spec::resolve_env_json(&context.world, &provider.config)?;
-    let connected = (entry.connect)(&context.world, &config, Link::Network)?;
+    let (world, _) = login::fill(&context.world, entry, Keyring::open);
+    let connected = (entry.connect)(&world, &config, Link::Network)?;
     Ok((Arc::from(connected), entry))
 }
 

@@ -11,6 +11,7 @@ mod inventory;
 mod lane;
 mod lease;
 mod list;
+mod login;
 mod logs;
 mod plan;
 mod prices;
@@ -73,6 +74,8 @@ enum Format {
 #[derive(Debug, Subcommand)]
 enum VerbArgs {
     Init(init::InitArgs),
+    Login(login::LoginArgs),
+    Logout(login::LogoutArgs),
     Prices(prices::PricesArgs),
     Validate(validate::ValidateArgs),
     Schema(schema::SchemaArgs),
@@ -135,6 +138,8 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
     // The verbs that never wait start no runtime: they answer in a few milliseconds.
     let verb = match cli.verb {
         VerbArgs::Init(args) => return init::run(&context, &args),
+        VerbArgs::Login(args) => return login::run(&context, &args),
+        VerbArgs::Logout(args) => return login::run_logout(&context, &args),
         VerbArgs::Prices(args) => return prices::run(&context, &args),
         VerbArgs::Validate(args) => return validate::run(&context, &args),
         VerbArgs::Schema(args) => return Ok(schema::run(&context, &args)),
@@ -164,6 +169,8 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
             VerbArgs::Exec(args) => exec::run_exec(&context, &args).await,
             VerbArgs::Logs(args) => logs::run(&context, &args).await,
             VerbArgs::Init(_)
+            | VerbArgs::Login(_)
+            | VerbArgs::Logout(_)
             | VerbArgs::Prices(_)
             | VerbArgs::Validate(_)
             | VerbArgs::Schema(_)

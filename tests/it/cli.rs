@@ -223,3 +223,36 @@ fn the_price_of_the_spec_counts_before_the_table() {
     let (line, refused) = cost("price: 0.25 USD", "12m");
     assert!(line.contains("about 0.05 USD for a cycle of 12m; ") && !refused, "{line}");
 }
+
+#[test]
+fn without_a_keyring_login_names_the_variables_to_set() {
+    let lab = Lab::new("unused", SMALL);
+    let login = |args: &[&str], text: &str| {
+        use std::io::Write;
+        let mut command = lab.command(args);
+        let mut child = command
+            .env("LANE_KEYRING", "none")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdin.take().unwrap().write_all(text.as_bytes()));
+        let output = child.wait_with_output().unwrap();
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(!said.contains("hunter2"), "{said}");
+        (output.status.code(), said)
+    };
+    let (code, said) = login(&["login", "hetzner", "--stdin", "HCLOUD_TOKEN"], "hunter2\n");
+    assert!(code == Some(4) && said.contains("no keyring") && said.contains("set HCLOUD_TOKEN"), "{said}");
+    let (code, said) = login(&["login", "hetzner"], "hunter2\n");
+    assert!(code == Some(64) && said.contains("--stdin HCLOUD_TOKEN"), "{said}");
+    let (code, said) = login(&["login", "hetzner", "--stdin", "AWS_SECRET_ACCESS_KEY"], "hunter2\n");
+    assert!(code == Some(64) && said.contains("it has HCLOUD_TOKEN"), "{said}");
+    let (code, said) = login(&["login", "nspawn"], "");
+    assert!(code == Some(64) && said.contains("needs no credentials"), "{said}");
+    let (code, said) = login(&["logout", "hetzner"], "");
+    assert!(code == Some(4) && said.contains("no keyring"), "{said}");
+    lab.run(&["login", "hetzner", "hunter2"]).exits(64);
+}
