@@ -25,6 +25,7 @@ mod sweep;
 mod test;
 mod ui;
 mod validate;
+mod whoami;
 
 use std::path::PathBuf;
 
@@ -76,6 +77,7 @@ enum VerbArgs {
     Init(init::InitArgs),
     Login(login::LoginArgs),
     Logout(login::LogoutArgs),
+    Whoami(whoami::WhoamiArgs),
     Prices(prices::PricesArgs),
     Validate(validate::ValidateArgs),
     Schema(schema::SchemaArgs),
@@ -164,6 +166,7 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
             VerbArgs::Lease(args) => lease::run(&context, &args).await,
             VerbArgs::State(args) => state::run(&context, &args).await,
             VerbArgs::Sweep(args) => sweep::run(&context, &args).await,
+            VerbArgs::Whoami(args) => whoami::run(&context, &args).await,
             VerbArgs::Graph(args) => graph::run(&context, &args).await,
             VerbArgs::Ssh(args) => exec::run_ssh(&context, &args).await,
             VerbArgs::Exec(args) => exec::run_exec(&context, &args).await,

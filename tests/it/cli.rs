@@ -256,3 +256,12 @@ fn without_a_keyring_login_names_the_variables_to_set() {
     assert!(code == Some(4) && said.contains("no keyring"), "{said}");
     lab.run(&["login", "hetzner", "hunter2"]).exits(64);
 }
+
+#[test]
+fn whoami_of_a_provider_that_cannot_be_asked_says_so() {
+    let lab = Lab::new("unused", SMALL);
+    let ran = lab.run(&["whoami", "hetzner"]).exits(4);
+    assert!(ran.stderr.contains("hint:"), "{}", ran.stderr);
+    let ran = lab.run(&["whoami", "gpc"]).exits(64);
+    assert!(ran.stderr.contains("did you mean `gcp`?"), "{}", ran.stderr);
+}

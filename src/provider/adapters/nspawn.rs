@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::plan::{Digester, Fingerprint};
 use crate::provider::{
-    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Link, Listed, Provider, ProviderError,
-    Region, Residue, Selector, Sku,
+    Account, CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Link, Listed, Provider,
+    ProviderError, Region, Residue, Selector, Sku,
 };
 use crate::world::{World, fs};
 
@@ -1060,6 +1060,11 @@ fn tail(text: &str, lines: usize) -> String {
 
 #[async_trait]
 impl Provider for Nspawn {
+    async fn whoami(&self) -> Result<Account, ProviderError> {
+        self.ready(CREATE_TOOLS)?;
+        Ok(Account { account: "root".to_owned(), project: None, credentials: "none are needed".to_owned() })
+    }
+
     async fn create(&self, request: &CreateRequest) -> Result<HostId, ProviderError> {
         for (what, given, only) in [
             ("sku", request.sku.as_str(), &ENTRY.default_sku.to_string()),
