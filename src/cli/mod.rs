@@ -4,6 +4,7 @@ mod apply;
 mod complete;
 mod connect;
 mod destroy;
+mod doctor;
 mod exec;
 mod graph;
 mod init;
@@ -78,6 +79,7 @@ enum VerbArgs {
     Login(login::LoginArgs),
     Logout(login::LogoutArgs),
     Whoami(whoami::WhoamiArgs),
+    Doctor(doctor::DoctorArgs),
     Prices(prices::PricesArgs),
     Validate(validate::ValidateArgs),
     Schema(schema::SchemaArgs),
@@ -166,6 +168,7 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
             VerbArgs::Lease(args) => lease::run(&context, &args).await,
             VerbArgs::State(args) => state::run(&context, &args).await,
             VerbArgs::Sweep(args) => sweep::run(&context, &args).await,
+            VerbArgs::Doctor(args) => doctor::run(&context, &args).await,
             VerbArgs::Whoami(args) => whoami::run(&context, &args).await,
             VerbArgs::Graph(args) => graph::run(&context, &args).await,
             VerbArgs::Ssh(args) => exec::run_ssh(&context, &args).await,

@@ -486,6 +486,10 @@ pub struct Entry {
     pub about: &'static str,
     /// Variables that hold credentials, in the order in which they are tried; their values are redacted everywhere.
     pub credentials: &'static [&'static str],
+    /// Programs that making hosts takes on this machine.
+    pub tools: &'static [&'static str],
+    /// Base address of the API, to see whether it is reached; empty where there is none.
+    pub endpoint: &'static str,
     /// Taken when the spec names none.
     pub default_sku: Sku,
     /// Taken when the spec names none.

@@ -265,3 +265,55 @@ fn whoami_of_a_provider_that_cannot_be_asked_says_so() {
     let ran = lab.run(&["whoami", "gpc"]).exits(64);
     assert!(ran.stderr.contains("did you mean `gcp`?"), "{}", ran.stderr);
 }
+
+#[test]
+fn doctor_says_what_is_not_right_and_how_to_mend_it_and_shows_no_secret() {
+    let lab = Lab::new("unused", SMALL);
+    let doctor = |args: &[&str]| {
+        let mut command = lab.command(args);
+        let credentials = crate::secrets::credential_variables();
+        let proxies = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].map(str::to_owned);
+        for variable in credentials.iter().chain(&proxies) {
+            command.env_remove(variable);
+        }
+        let output = command
+            .env("LANE_KEYRING", "none")
+            .env("HCLOUD_TOKEN", "hunter2")
+            // Nobody listens there.
+            .env("LANE_HETZNER_ENDPOINT", "http://127.0.0.1:1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!text.contains("hunter2"), "{text}");
+        (output.status.code(), text)
+    };
+    let (code, text) = doctor(&["doctor", "hetzner", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let check = |name: &str| {
+        let checks = json["checks"].as_array().unwrap();
+        checks
+            .iter()
+            .find(|check| check["name"] == name)
+            .unwrap_or_else(|| panic!("no {name}: {text}"))
+            .clone()
+    };
+    assert_eq!(code, Some(4));
+    assert_eq!(
+        (&check("rsync")["state"], &check("rsync")["provider"]),
+        (&"ok".into(), &serde_json::Value::Null)
+    );
+    assert!(check("OpenSSH client")["detail"].as_str().unwrap().starts_with("OpenSSH"), "{text}");
+    assert_eq!(check("keyring")["state"], "warning");
+    assert_eq!(check("credentials")["detail"], "HCLOUD_TOKEN is set");
+    let reach = check("reachability");
+    assert!(
+        reach["state"] == "failed" && reach["provider"] == "hetzner" && reach["mend"].is_string(),
+        "{text}"
+    );
+    // Without a name, each provider that has credentials is looked at, and no other.
+    let (code, text) = doctor(&["doctor"]);
+    assert_eq!(code, Some(4), "{text}");
+    assert!(text.contains("this machine\n") && text.contains("\nhetzner\n"), "{text}");
+    assert!(text.contains("failed   reachability") && !text.contains("nspawn"), "{text}");
+    lab.run(&["doctor", "--set", "project=x"]).exits(64);
+}

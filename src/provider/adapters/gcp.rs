@@ -72,6 +72,8 @@ pub(crate) static ENTRY: Entry = Entry {
         "GOOGLE_OAUTH_ACCESS_TOKEN",
         "GOOGLE_APPLICATION_CREDENTIALS",
     ],
+    tools: &[],
+    endpoint: VENDOR,
     default_sku: Sku::fixed("n2-standard-4"),
     default_region: Region::fixed("us-central1-a"),
     default_image: "ubuntu-24.04",

@@ -51,6 +51,8 @@ pub(crate) static ENTRY: Entry = Entry {
     name: NAME,
     about: "systemd-nspawn containers on this machine; real systemd, cloud-init and sshd in seconds (needs root)",
     credentials: &[],
+    tools: &["systemd-nspawn", "mmdebstrap", "nft", "ip"],
+    endpoint: "",
     default_sku: Sku::fixed("container"),
     default_region: Region::fixed("local"),
     default_image: "debian-13",
