@@ -1,4 +1,4 @@
-//! What `lane` takes from the machine it runs on: clock, environment, folders, raw files, other programs.
+//! What `lane` takes from the machine it runs on: clock, environment, folders, raw files, other programs, keyring.
 //!
 //! The only module that calls `std::fs`, `std::env` or the system clock, or begins a child process. Holds no setting and no data of a lane.
 
@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::process::Command;
 
 pub mod fs;
+pub mod keyring;
 
 /// Tells the time; tests put a stopped clock here.
 pub trait Clock: fmt::Debug + Send + Sync {
@@ -70,6 +71,14 @@ impl World {
     /// Builds a world out of given parts, for tests.
     pub fn fixed(clock: Arc<dyn Clock>, env: BTreeMap<String, String>, cwd: PathBuf) -> Self {
         Self { clock, env, cwd }
+    }
+
+    /// Returns the same world with these variables set too.
+    #[must_use]
+    pub fn with(&self, variables: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        let mut world = self.clone();
+        world.env.extend(variables.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        world
     }
 
     /// Returns the present moment by this world's clock.

@@ -8,6 +8,6 @@ else
   echo "left out: cargo-deny is not installed (cargo install --locked cargo-deny)"
 fi
 # The lock file may grow only knowingly: every crate is compiled by every user.
-limit=440
+limit=520
 count=$(grep -c '^name = ' Cargo.lock)
 [ "$count" -le "$limit" ] || { echo "Cargo.lock has $count packages, the ceiling is $limit: raise it here if that is right"; exit 1; }

@@ -38,6 +38,11 @@ pub(super) struct KeyArgs {
 }
 
 impl KeyArgs {
+    /// Tells whether nothing was given.
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// Returns the provider's own keys as a spec would hold them.
     pub(super) fn config(&self) -> Value {
         self.keys.iter().map(|(key, value)| (key.clone(), Value::String(value.clone()))).collect()
@@ -54,7 +59,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 impl PlaceArgs {
     /// Tells whether nothing was named.
     pub(super) fn is_empty(&self) -> bool {
-        self.targets.is_empty() && self.keys.keys.is_empty()
+        self.targets.is_empty() && self.keys.is_empty()
     }
 
     /// Returns the providers to ask, each configuration once.

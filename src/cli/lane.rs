@@ -19,8 +19,11 @@ use crate::provider::{self, Entry, Link, Provider};
 use crate::report::progress::{self, Look, Style};
 use crate::spec::{self, ProviderSpec, Spec};
 use crate::state::{LaneDir, Record, SharedSession};
+use crate::world::World;
+use crate::world::keyring::Keyring;
 
 use super::connect::SshConnector;
+use super::login::{self, Found};
 use super::signals;
 
 /// How long a look at a host may take before the plan takes the record for true.
@@ -132,9 +135,21 @@ pub(super) fn connect(
     let entry = provider::by_name(&provider.name).ok_or_else(|| {
         Failure::new(Kind::Provider, format!("this build of lane has no provider `{}`", provider.name))
     })?;
-    let config = spec::resolve_env_json(&context.world, &provider.config)?;
-    let connected = (entry.connect)(&context.world, &config, Link::Network)?;
-    Ok((Arc::from(connected), entry))
+    let (connected, _) = connect_over(&context.world, entry, &provider.config, Link::Network)?;
+    Ok((connected, entry))
+}
+
+/// Connects to a provider over any link; says too where the credentials were found.
+pub(super) fn connect_over(
+    world: &World,
+    entry: &Entry,
+    config: &serde_json::Value,
+    link: Link,
+) -> Result<(Arc<dyn Provider>, Option<Found>), Failure> {
+    let config = spec::resolve_env_json(world, config)?;
+    let (world, found) = login::fill(world, entry, Keyring::open);
+    let connected = (entry.connect)(&world, &config, link)?;
+    Ok((Arc::from(connected), found))
 }
 
 /// What a plan is made with.

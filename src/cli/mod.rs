@@ -4,6 +4,7 @@ mod apply;
 mod complete;
 mod connect;
 mod destroy;
+mod doctor;
 mod exec;
 mod graph;
 mod init;
@@ -11,6 +12,7 @@ mod inventory;
 mod lane;
 mod lease;
 mod list;
+mod login;
 mod logs;
 mod plan;
 mod prices;
@@ -24,6 +26,7 @@ mod sweep;
 mod test;
 mod ui;
 mod validate;
+mod whoami;
 
 use std::path::PathBuf;
 
@@ -73,6 +76,10 @@ enum Format {
 #[derive(Debug, Subcommand)]
 enum VerbArgs {
     Init(init::InitArgs),
+    Login(login::LoginArgs),
+    Logout(login::LogoutArgs),
+    Whoami(whoami::WhoamiArgs),
+    Doctor(doctor::DoctorArgs),
     Prices(prices::PricesArgs),
     Validate(validate::ValidateArgs),
     Schema(schema::SchemaArgs),
@@ -135,6 +142,8 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
     // The verbs that never wait start no runtime: they answer in a few milliseconds.
     let verb = match cli.verb {
         VerbArgs::Init(args) => return init::run(&context, &args),
+        VerbArgs::Login(args) => return login::run(&context, &args),
+        VerbArgs::Logout(args) => return login::run_logout(&context, &args),
         VerbArgs::Prices(args) => return prices::run(&context, &args),
         VerbArgs::Validate(args) => return validate::run(&context, &args),
         VerbArgs::Schema(args) => return Ok(schema::run(&context, &args)),
@@ -159,11 +168,15 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
             VerbArgs::Lease(args) => lease::run(&context, &args).await,
             VerbArgs::State(args) => state::run(&context, &args).await,
             VerbArgs::Sweep(args) => sweep::run(&context, &args).await,
+            VerbArgs::Doctor(args) => doctor::run(&context, &args).await,
+            VerbArgs::Whoami(args) => whoami::run(&context, &args).await,
             VerbArgs::Graph(args) => graph::run(&context, &args).await,
             VerbArgs::Ssh(args) => exec::run_ssh(&context, &args).await,
             VerbArgs::Exec(args) => exec::run_exec(&context, &args).await,
             VerbArgs::Logs(args) => logs::run(&context, &args).await,
             VerbArgs::Init(_)
+            | VerbArgs::Login(_)
+            | VerbArgs::Logout(_)
             | VerbArgs::Prices(_)
             | VerbArgs::Validate(_)
             | VerbArgs::Schema(_)

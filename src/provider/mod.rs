@@ -268,6 +268,17 @@ impl fmt::Display for Residue {
     }
 }
 
+/// Who asks a provider, as it sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Account {
+    /// The account's, user's or project's name.
+    pub account: String,
+    /// The project, subscription or tenant that pays, where there is one.
+    pub project: Option<String>,
+    /// Where the credentials were found: a variable's name, a file, a service; never what they are.
+    pub credentials: String,
+}
+
 /// Why a provider did not do what it was asked; each kind is something that a caller can act on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -363,6 +374,15 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
             message: format!("the lease of {id} cannot be moved there"),
             remedy: "`lane destroy` and `lane apply` with another `lease.ttl` make a host with a new lease"
                 .to_owned(),
+        })
+    }
+
+    /// Says who asks, by one cheap request; a proof that the credentials work. Holds no secret.
+    async fn whoami(&self) -> Result<Account, ProviderError> {
+        Err(ProviderError::Unavailable {
+            provider: "this provider",
+            message: "lane cannot ask it who you are".to_owned(),
+            remedy: "`lane list --cloud` with the provider's name asks it something too".to_owned(),
         })
     }
 
@@ -468,6 +488,10 @@ pub struct Entry {
     pub about: &'static str,
     /// Variables that hold credentials, in the order in which they are tried; their values are redacted everywhere.
     pub credentials: &'static [&'static str],
+    /// Programs that making hosts takes on this machine.
+    pub tools: &'static [&'static str],
+    /// Base address of the API, to see whether it is reached; empty where there is none.
+    pub endpoint: &'static str,
     /// Taken when the spec names none.
     pub default_sku: Sku,
     /// Taken when the spec names none.

@@ -26,6 +26,8 @@ pub(super) static ENTRY: Entry = Entry {
     name: "example",
     about: "a cloud in memory",
     credentials: &[],
+    tools: &[],
+    endpoint: "",
     default_sku: Sku::fixed("small"),
     default_region: Region::fixed("here"),
     default_image: "image",

@@ -365,6 +365,13 @@ impl Wire for Gcp {
         }
         let parts: Vec<&str> = path.split('/').skip(2).collect();
         match (method, parts.as_slice(), body) {
+            ("GET", [], _) => Ok(Response::json(
+                200,
+                &json!({
+                    "kind": "compute#project", "name": "my-project",
+                    "defaultServiceAccount": "1234-compute@developer.gserviceaccount.com",
+                }),
+            )),
             ("GET", ["aggregated", kind], _) => self.aggregated(kind, request).await,
             ("POST", ["zones", zone, "instances"], Some(body)) => self.insert(zone, request, body).await,
             ("DELETE", ["zones", zone, "instances" | "disks", name], _) => self.delete(zone, name).await,

@@ -223,3 +223,97 @@ fn the_price_of_the_spec_counts_before_the_table() {
     let (line, refused) = cost("price: 0.25 USD", "12m");
     assert!(line.contains("about 0.05 USD for a cycle of 12m; ") && !refused, "{line}");
 }
+
+#[test]
+fn without_a_keyring_login_names_the_variables_to_set() {
+    let lab = Lab::new("unused", SMALL);
+    let login = |args: &[&str], text: &str| {
+        use std::io::Write;
+        let mut command = lab.command(args);
+        let mut child = command
+            .env("LANE_KEYRING", "none")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdin.take().unwrap().write_all(text.as_bytes()));
+        let output = child.wait_with_output().unwrap();
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(!said.contains("hunter2"), "{said}");
+        (output.status.code(), said)
+    };
+    let (code, said) = login(&["login", "hetzner", "--stdin", "HCLOUD_TOKEN"], "hunter2\n");
+    assert!(code == Some(4) && said.contains("no keyring") && said.contains("set HCLOUD_TOKEN"), "{said}");
+    let (code, said) = login(&["login", "hetzner"], "hunter2\n");
+    assert!(code == Some(64) && said.contains("--stdin HCLOUD_TOKEN"), "{said}");
+    let (code, said) = login(&["login", "hetzner", "--stdin", "AWS_SECRET_ACCESS_KEY"], "hunter2\n");
+    assert!(code == Some(64) && said.contains("it has HCLOUD_TOKEN"), "{said}");
+    let (code, said) = login(&["login", "nspawn"], "");
+    assert!(code == Some(64) && said.contains("needs no credentials"), "{said}");
+    let (code, said) = login(&["logout", "hetzner"], "");
+    assert!(code == Some(4) && said.contains("no keyring"), "{said}");
+    lab.run(&["login", "hetzner", "hunter2"]).exits(64);
+}
+
+#[test]
+fn whoami_of_a_provider_that_cannot_be_asked_says_so() {
+    let lab = Lab::new("unused", SMALL);
+    let ran = lab.run(&["whoami", "hetzner"]).exits(4);
+    assert!(ran.stderr.contains("hint:"), "{}", ran.stderr);
+    let ran = lab.run(&["whoami", "gpc"]).exits(64);
+    assert!(ran.stderr.contains("did you mean `gcp`?"), "{}", ran.stderr);
+}
+
+#[test]
+fn doctor_says_what_is_not_right_and_how_to_mend_it_and_shows_no_secret() {
+    let lab = Lab::new("unused", SMALL);
+    let doctor = |args: &[&str]| {
+        let mut command = lab.command(args);
+        let credentials = crate::secrets::credential_variables();
+        let proxies = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].map(str::to_owned);
+        for variable in credentials.iter().chain(&proxies) {
+            command.env_remove(variable);
+        }
+        let output = command
+            .env("LANE_KEYRING", "none")
+            .env("HCLOUD_TOKEN", "hunter2")
+            // Nobody listens there.
+            .env("LANE_HETZNER_ENDPOINT", "http://127.0.0.1:1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!text.contains("hunter2"), "{text}");
+        (output.status.code(), text)
+    };
+    let (code, text) = doctor(&["doctor", "hetzner", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let check = |name: &str| {
+        let checks = json["checks"].as_array().unwrap();
+        checks
+            .iter()
+            .find(|check| check["name"] == name)
+            .unwrap_or_else(|| panic!("no {name}: {text}"))
+            .clone()
+    };
+    assert_eq!(code, Some(4));
+    assert_eq!(
+        (&check("rsync")["state"], &check("rsync")["provider"]),
+        (&"ok".into(), &serde_json::Value::Null)
+    );
+    assert!(check("OpenSSH client")["detail"].as_str().unwrap().starts_with("OpenSSH"), "{text}");
+    assert_eq!(check("keyring")["state"], "warning");
+    assert_eq!(check("credentials")["detail"], "HCLOUD_TOKEN is set");
+    let reach = check("reachability");
+    assert!(
+        reach["state"] == "failed" && reach["provider"] == "hetzner" && reach["mend"].is_string(),
+        "{text}"
+    );
+    // Without a name, each provider that has credentials is looked at, and no other.
+    let (code, text) = doctor(&["doctor"]);
+    assert_eq!(code, Some(4), "{text}");
+    assert!(text.contains("this machine\n") && text.contains("\nhetzner\n"), "{text}");
+    assert!(text.contains("failed   reachability") && !text.contains("nspawn"), "{text}");
+    lab.run(&["doctor", "--set", "project=x"]).exits(64);
+}

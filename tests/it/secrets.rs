@@ -12,7 +12,7 @@ const CREDENTIAL: &str = "marked-credential-5aa1";
 const VALUE: &str = "marked-value-77c3";
 
 /// Every variable that some provider takes credentials from, by the published sources.
-fn credential_variables() -> BTreeSet<String> {
+pub(crate) fn credential_variables() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for file in std::fs::read_dir(root().join("src/provider/adapters")).unwrap() {
         let path = file.unwrap().path();

@@ -32,6 +32,8 @@ pub(in crate::apply) static ENTRY: Entry = Entry {
     name: "fake",
     about: "a cloud in memory",
     credentials: &[],
+    tools: &[],
+    endpoint: "",
     default_sku: Sku::fixed("small"),
     default_region: Region::fixed("here"),
     default_image: "image",

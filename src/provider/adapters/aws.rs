@@ -70,6 +70,8 @@ pub(crate) static ENTRY: Entry = Entry {
     name: NAME,
     about: "Amazon EC2; KVM on metal types, and nested on some virtual ones",
     credentials: &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"],
+    tools: &[],
+    endpoint: "https://ec2.us-east-1.amazonaws.com",
     default_sku: Sku::fixed("c5.metal"),
     default_region: Region::fixed("us-east-1"),
     default_image: "ubuntu-24.04",

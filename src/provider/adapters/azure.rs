@@ -67,6 +67,8 @@ pub(crate) static ENTRY: Entry = Entry {
     name: NAME,
     about: "Microsoft Azure; KVM by nested virtualisation",
     credentials: &["AZURE_CLIENT_SECRET", "ARM_CLIENT_SECRET"],
+    tools: &[],
+    endpoint: "https://management.azure.com",
     default_sku: Sku::fixed("Standard_D4s_v3"),
     default_region: Region::fixed("eastus"),
     default_image: "ubuntu-24.04",

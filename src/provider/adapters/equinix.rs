@@ -24,6 +24,8 @@ pub(crate) static ENTRY: Entry = Entry {
     name: "equinix",
     about: "Equinix Metal",
     credentials: &["METAL_AUTH_TOKEN", "PACKET_AUTH_TOKEN"],
+    tools: &[],
+    endpoint: "https://api.equinix.com/metal/v1",
     default_sku: Sku::fixed("c3.small.x86"),
     default_region: Region::fixed("da"),
     default_image: "ubuntu-24.04",

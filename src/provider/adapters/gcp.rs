@@ -4,6 +4,7 @@
 //! label as their name, which Google keeps unique in project and zone; the instance carries a deletion deadline of its
 //! own (`maxRunDuration`), so nothing but the rules, which are free, outlives its lease.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +20,13 @@ use crate::provider::http::{
     self, CallError, Credentials, Dialect, Http, Link, Meaning, Request, Response, Secret, VendorError, Wire,
 };
 use crate::provider::{
-    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Lineage, Listed, Provider,
+    Account, CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Lineage, Listed, Provider,
     ProviderError, Region, Residue, Selector, Sku, config, operator_network, token_uuid,
 };
-use crate::world::World;
+use crate::world::{World, fs};
 
 const NAME: &str = "gcp";
+const SCOPES: [&str; 1] = ["https://www.googleapis.com/auth/compute"];
 const VENDOR: &str = "https://compute.googleapis.com/compute/v1";
 /// How often an operation is looked at.
 const POLL: Duration = Duration::from_secs(2);
@@ -70,6 +72,8 @@ pub(crate) static ENTRY: Entry = Entry {
         "GOOGLE_OAUTH_ACCESS_TOKEN",
         "GOOGLE_APPLICATION_CREDENTIALS",
     ],
+    tools: &[],
+    endpoint: VENDOR,
     default_sku: Sku::fixed("n2-standard-4"),
     default_region: Region::fixed("us-central1-a"),
     default_image: "ubuntu-24.04",
@@ -125,9 +129,9 @@ fn connect(world: &World, keys: &Value, link: Link) -> Result<Box<dyn Provider>,
             remedy: "write `provider: {project: …}` into the spec, or set GOOGLE_CLOUD_PROJECT".to_owned(),
         })?;
     let base = http::endpoint(world, NAME, config.endpoint.as_deref(), VENDOR);
-    let credentials = Google::new(world, base != VENDOR);
+    let credentials = Arc::new(Google::new(world, base != VENDOR));
     let wire = link.open(world, NAME)?;
-    let http = Http::new(Arc::clone(&wire), &DIALECT, Arc::new(credentials));
+    let http = Http::new(Arc::clone(&wire), &DIALECT, Arc::<Google>::clone(&credentials));
     Ok(Box::new(Gcp {
         root: format!("{base}/projects/{project}"),
         project,
@@ -135,6 +139,7 @@ fn connect(world: &World, keys: &Value, link: Link) -> Result<Box<dyn Provider>,
         http,
         wire,
         world: world.clone(),
+        credentials,
     }))
 }
 
@@ -203,8 +208,12 @@ fn meaning(code: &str, status: u16) -> Option<(Meaning, &'static str)> {
 /// Where a Google user keeps credentials: variables, the application default credentials, the metadata service.
 #[derive(Debug)]
 struct Google {
-    token: Option<Secret>,
+    token: Option<(&'static str, Secret)>,
     stands_in: bool,
+    /// What `GOOGLE_APPLICATION_CREDENTIALS` names.
+    file: Option<PathBuf>,
+    /// Where `gcloud auth application-default login` writes.
+    default_file: PathBuf,
     found: tokio::sync::OnceCell<google_cloud_auth::credentials::AccessTokenCredentials>,
 }
 
@@ -212,13 +221,30 @@ impl Google {
     fn new(world: &World, stands_in: bool) -> Self {
         let token = ["CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN"]
             .iter()
-            .find_map(|name| world.var(name));
-        let stands_in = stands_in && world.var("GOOGLE_APPLICATION_CREDENTIALS").is_none();
-        Self { token: token.map(Secret::new), stands_in, found: tokio::sync::OnceCell::new() }
+            .find_map(|name| Some((*name, Secret::new(world.var(name)?))));
+        let file = world.var("GOOGLE_APPLICATION_CREDENTIALS").map(|path| world.absolute(path, world.cwd()));
+        Self {
+            token,
+            stands_in: stands_in && file.is_none(),
+            file,
+            default_file: world.home().join(".config/gcloud/application_default_credentials.json"),
+            found: tokio::sync::OnceCell::new(),
+        }
+    }
+
+    /// Says where the credentials come from, in the order in which they are tried.
+    fn origin(&self) -> String {
+        match (&self.token, &self.file) {
+            (Some((variable, _)), _) => (*variable).to_owned(),
+            (None, Some(file)) => format!("GOOGLE_APPLICATION_CREDENTIALS ({})", file.display()),
+            (None, None) if self.stands_in => "none, as an emulator needs none".to_owned(),
+            (None, None) if fs::exists(&self.default_file) => self.default_file.display().to_string(),
+            (None, None) => "the metadata service".to_owned(),
+        }
     }
 
     async fn token(&self) -> Result<Secret, ProviderError> {
-        if let Some(token) = &self.token {
+        if let Some((_, token)) = &self.token {
             return Ok(token.clone());
         }
         if self.stands_in {
@@ -234,15 +260,45 @@ impl Google {
         let credentials = self
             .found
             .get_or_try_init(|| async {
-                google_cloud_auth::credentials::Builder::default()
-                    .with_scopes(["https://www.googleapis.com/auth/compute"])
-                    .build_access_token_credentials()
-                    .map_err(|error| wrong(&error))
+                match &self.file {
+                    Some(file) => from_file(file),
+                    None => google_cloud_auth::credentials::Builder::default()
+                        .with_scopes(SCOPES)
+                        .build_access_token_credentials()
+                        .map_err(|error| wrong(&error)),
+                }
             })
             .await?;
         let token = credentials.access_token().await.map_err(|error| wrong(&error))?;
         Ok(Secret::new(token.token))
     }
+}
+
+/// Reads a file of credentials of any kind, as the application default credentials do.
+fn from_file(file: &Path) -> Result<google_cloud_auth::credentials::AccessTokenCredentials, ProviderError> {
+    use google_cloud_auth::credentials::{external_account, impersonated, service_account, user_account};
+    let wrong = |why: String| ProviderError::Auth {
+        provider: NAME,
+        message: format!("GOOGLE_APPLICATION_CREDENTIALS names {}: {why}", file.display()),
+    };
+    let bytes = fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    let json: Value = serde_json::from_slice(&bytes).map_err(|_| wrong("it is no JSON".to_owned()))?;
+    let made = match json["type"].as_str() {
+        Some("service_account") => service_account::Builder::new(json)
+            .with_access_specifier(service_account::AccessSpecifier::from_scopes(SCOPES))
+            .build_access_token_credentials(),
+        Some("authorized_user") => {
+            user_account::Builder::new(json).with_scopes(SCOPES).build_access_token_credentials()
+        }
+        Some("external_account") => {
+            external_account::Builder::new(json).with_scopes(SCOPES).build_access_token_credentials()
+        }
+        Some("impersonated_service_account") => {
+            impersonated::Builder::new(json).with_scopes(SCOPES).build_access_token_credentials()
+        }
+        _ => return Err(wrong("lane knows no such kind of credentials".to_owned())),
+    };
+    made.map_err(|error| wrong(http::chain(&error)))
 }
 
 #[async_trait]
@@ -261,6 +317,7 @@ struct Gcp {
     http: Http,
     wire: Arc<dyn Wire>,
     world: World,
+    credentials: Arc<Google>,
 }
 
 /// Returns the zone and the name out of a host's id.
@@ -649,6 +706,29 @@ impl Provider for Gcp {
             ),
             remedy: "`lane destroy` and `lane apply` with another `lease.ttl` make a host with a new lease"
                 .to_owned(),
+        })
+    }
+
+    async fn whoami(&self) -> Result<Account, ProviderError> {
+        let fields = "name,defaultServiceAccount";
+        let request = Request::get(&self.root).query("fields", fields);
+        let project = match self.http.call("reading the project", request).await {
+            Ok(project) => project,
+            Err(CallError::NotFound(message)) => {
+                let message = format!("there is no project {}: {message}", self.project);
+                return Err(ProviderError::Rejected {
+                    provider: NAME,
+                    operation: "reading the project",
+                    message,
+                });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let name = project["defaultServiceAccount"].as_str().or(project["name"].as_str());
+        Ok(Account {
+            account: name.unwrap_or(&self.project).to_owned(),
+            project: Some(self.project.clone()),
+            credentials: self.credentials.origin(),
         })
     }
 

@@ -22,6 +22,8 @@ pub(crate) static ENTRY: Entry = Entry {
     name: "hetzner",
     about: "Hetzner Cloud; no KVM on any type",
     credentials: &["HCLOUD_TOKEN"],
+    tools: &[],
+    endpoint: "https://api.hetzner.cloud/v1",
     default_sku: Sku::fixed("cpx51"),
     default_region: Region::fixed("ash"),
     default_image: "ubuntu-24.04",

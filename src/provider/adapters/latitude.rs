@@ -24,6 +24,8 @@ pub(crate) static ENTRY: Entry = Entry {
     name: "latitude",
     about: "Latitude.sh bare metal",
     credentials: &["LATITUDESH_AUTH_TOKEN", "LATITUDESH_BEARER"],
+    tools: &[],
+    endpoint: "https://api.latitude.sh",
     default_sku: Sku::fixed("c3-small-x86"),
     default_region: Region::fixed("ASH"),
     default_image: "ubuntu-24.04",

@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::plan::{Digester, Fingerprint};
 use crate::provider::{
-    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Link, Listed, Provider, ProviderError,
-    Region, Residue, Selector, Sku,
+    Account, CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Link, Listed, Provider,
+    ProviderError, Region, Residue, Selector, Sku,
 };
 use crate::world::{World, fs};
 
@@ -51,6 +51,8 @@ pub(crate) static ENTRY: Entry = Entry {
     name: NAME,
     about: "systemd-nspawn containers on this machine; real systemd, cloud-init and sshd in seconds (needs root)",
     credentials: &[],
+    tools: &["systemd-nspawn", "mmdebstrap", "nft", "ip"],
+    endpoint: "",
     default_sku: Sku::fixed("container"),
     default_region: Region::fixed("local"),
     default_image: "debian-13",
@@ -1060,6 +1062,11 @@ fn tail(text: &str, lines: usize) -> String {
 
 #[async_trait]
 impl Provider for Nspawn {
+    async fn whoami(&self) -> Result<Account, ProviderError> {
+        self.ready(CREATE_TOOLS)?;
+        Ok(Account { account: "root".to_owned(), project: None, credentials: "none are needed".to_owned() })
+    }
+
     async fn create(&self, request: &CreateRequest) -> Result<HostId, ProviderError> {
         for (what, given, only) in [
             ("sku", request.sku.as_str(), &ENTRY.default_sku.to_string()),

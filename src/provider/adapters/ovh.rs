@@ -26,6 +26,8 @@ pub(crate) static ENTRY: Entry = Entry {
     name: "ovh",
     about: "OVH Public Cloud; KVM on Metal instances",
     credentials: &["OVH_APPLICATION_SECRET", "OVH_CONSUMER_KEY", "OVH_APPLICATION_KEY"],
+    tools: &[],
+    endpoint: "https://eu.api.ovh.com/1.0",
     default_sku: Sku::fixed("bm-s1"),
     default_region: Region::fixed("GRA11"),
     default_image: "ubuntu-24.04",

@@ -22,6 +22,8 @@ pub(crate) static ENTRY: Entry = Entry {
     name: "vultr",
     about: "Vultr bare metal",
     credentials: &["VULTR_API_KEY"],
+    tools: &[],
+    endpoint: "https://api.vultr.com/v2",
     default_sku: Sku::fixed("vbm-4c-32gb"),
     default_region: Region::fixed("ewr"),
     default_image: "ubuntu-24.04",
