@@ -912,6 +912,7 @@ mod tests {
             sku: "small".to_owned(),
             region: "here".to_owned(),
             image: "debian".to_owned(),
+            image_id: None,
             created_at: world().now(),
             offline: false,
             steps,

@@ -17,7 +17,7 @@ use super::login::{self, Found};
 use super::{Context, Format};
 use crate::error::{Failure, Kind};
 use crate::provider::http::{Request, WireError, endpoint};
-use crate::provider::{self, Entry, Link, ProviderError};
+use crate::provider::{self, Entry, Link, Provider, ProviderError, Quota, Region};
 use crate::report::reason::printable_lines;
 use crate::world::keyring::Keyring;
 use crate::world::{World, fs};
@@ -164,7 +164,7 @@ async fn version(world: &World, check: &str, program: &str, flag: &str, package:
     Check::failed(check, why, format!("install the package {package}"))
 }
 
-/// Looks at one provider: tools, reachability, clock, credentials, and whether they work.
+/// Looks at one provider: tools, reachability, clock, credentials, whether they work, and what they may make.
 async fn examine(world: &World, entry: &'static Entry, config: &Value, link: Link) -> Vec<Check> {
     let mut checks: Vec<Check> = entry.tools.iter().map(|tool| installed(world, tool)).collect();
     let mut reached = true;
@@ -180,7 +180,17 @@ async fn examine(world: &World, entry: &'static Entry, config: &Value, link: Lin
         checks.push(Check::warning("whoami", "not asked, since the API is not reached", "mend that first"));
         return checks;
     }
-    match whoami(world, entry, config, link).await {
+    let provider = match connect_over(world, entry, config, link) {
+        Ok((provider, _)) => provider,
+        Err(failure) => {
+            let mend = failure.hints.first().cloned();
+            let mend = mend.map(|mend| format!("{mend}; a key is given by `--set KEY=VALUE`"));
+            checks.extend(named);
+            checks.push(Check::new("whoami", State::Failed, failure.message, mend));
+            return checks;
+        }
+    };
+    match whoami(entry, provider.as_ref()).await {
         Ok((check, origin)) => {
             // Credentials may be in a place that is no variable; now it is known in which.
             checks.extend(named.map(|named| match named.state {
@@ -188,6 +198,7 @@ async fn examine(world: &World, entry: &'static Entry, config: &Value, link: Lin
                 _ => Check::ok("credentials", origin),
             }));
             checks.push(check);
+            checks.extend(quotas(entry, config, provider.as_ref()).await);
         }
         Err(check) => {
             checks.extend(named);
@@ -272,18 +283,7 @@ fn credentials(entry: &Entry, found: Option<&Found>) -> Option<Check> {
 }
 
 /// Proves the credentials by asking who they belong to; returns too where they were found.
-async fn whoami(
-    world: &World,
-    entry: &'static Entry,
-    config: &Value,
-    link: Link,
-) -> Result<(Check, String), Check> {
-    let connected = connect_over(world, entry, config, link);
-    let (provider, _) = connected.map_err(|failure| {
-        let mend = failure.hints.first().cloned();
-        let mend = mend.map(|mend| format!("{mend}; a key is given by `--set KEY=VALUE`"));
-        Check::new("whoami", State::Failed, failure.message, mend)
-    })?;
+async fn whoami(entry: &'static Entry, provider: &dyn Provider) -> Result<(Check, String), Check> {
     match timeout(ASK, provider.whoami()).await {
         Ok(Ok(account)) => {
             let project = account.project.map(|project| format!(" in {project}")).unwrap_or_default();
@@ -299,6 +299,31 @@ async fn whoami(
             Err(Check::failed("whoami", why, "try again in a while"))
         }
     }
+}
+
+/// Compares the account's limits with what a host of the default SKU takes.
+async fn quotas(entry: &'static Entry, config: &Value, provider: &dyn Provider) -> Vec<Check> {
+    let region = config[entry.region_key].as_str().map_or_else(|| entry.default_region.clone(), Region::new);
+    let sku = &entry.default_sku;
+    let found = match timeout(ASK, provider.quotas(sku, &region)).await {
+        Ok(Ok(found)) => found,
+        // Not everybody who may make hosts may read the limits.
+        Ok(Err(error)) => {
+            let mend = "a create tells it too: look at the quotas in the provider's console";
+            return vec![Check::warning("quota", error.to_string(), mend)];
+        }
+        Err(_) => return vec![Check::warning("quota", "no answer", "try again in a while")],
+    };
+    let check = |quota: &Quota| {
+        let used = quota.used.map(|used| format!(", {used} in use")).unwrap_or_default();
+        let detail = format!("{}: {}{used}; {sku} takes {}", quota.name, quota.limit, quota.takes);
+        if quota.admits() {
+            Check::ok("quota", detail)
+        } else {
+            Check::failed("quota", detail, "ask the provider for more, or take another region or `sku`")
+        }
+    };
+    found.iter().map(check).collect()
 }
 
 fn of_error(check: &str, error: ProviderError) -> Check {

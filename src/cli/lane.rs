@@ -225,6 +225,11 @@ pub(super) async fn make_plan(
         now: context.world.now(),
         rerun: &rerun,
     })?;
+    if let Some((provider, _)) = &connected
+        && plan.makes_host()
+    {
+        plan.image_id = provider.resolve_image(&spec.image, &spec.sku, &spec.region).await?;
+    }
     plan.notes
         .extend(inputs.missing.iter().map(|missing| format!("unknown until apply: {}", missing.message)));
     Ok(Planned { spec, inputs: Arc::new(inputs), plan, provider: connected })
@@ -342,6 +347,7 @@ pub(super) async fn execute_with(
     let run_context = RunContext {
         world: context.world.clone(),
         spec: run.spec,
+        image_id: plan.image_id.clone(),
         inputs: run.inputs,
         session: session.clone(),
         provider: run.provider,

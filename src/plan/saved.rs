@@ -124,6 +124,9 @@ pub struct Plan {
     pub region: String,
     /// Image.
     pub image: String,
+    /// The vendor's own id of the image that a new host would be made from, as far as it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
     /// Made without looking at the provider and the host.
@@ -147,6 +150,14 @@ impl Plan {
     /// Returns the steps that do something.
     pub fn changes(&self) -> impl Iterator<Item = &PlannedStep> {
         self.steps.iter().filter(|step| step.action.is_change())
+    }
+
+    /// Tells whether a new host would be made.
+    pub fn makes_host(&self) -> bool {
+        self.changes().any(|step| {
+            step.work == super::Work::Provision
+                && matches!(step.action, super::Action::Create | super::Action::Replace)
+        })
     }
 
     /// Tells whether there is nothing to do.

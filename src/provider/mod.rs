@@ -279,6 +279,26 @@ pub struct Account {
     pub credentials: String,
 }
 
+/// A limit of an account, in the vendor's own unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quota {
+    /// The vendor's name of it, with its place.
+    pub name: String,
+    /// How much there may be.
+    pub limit: u64,
+    /// How much there is, where the API tells.
+    pub used: Option<u64>,
+    /// How much one more host takes.
+    pub takes: u64,
+}
+
+impl Quota {
+    /// Tells whether one more host fits, as far as is known.
+    pub fn admits(&self) -> bool {
+        self.used.unwrap_or(0).saturating_add(self.takes) <= self.limit
+    }
+}
+
 /// Why a provider did not do what it was asked; each kind is something that a caller can act on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -384,6 +404,21 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
             message: "lane cannot ask it who you are".to_owned(),
             remedy: "`lane list --cloud` with the provider's name asks it something too".to_owned(),
         })
+    }
+
+    /// Returns the vendor's own id of an image, for a plain name the newest one; `None` where a name is all there is.
+    async fn resolve_image(
+        &self,
+        _image: &str,
+        _sku: &Sku,
+        _region: &Region,
+    ) -> Result<Option<String>, ProviderError> {
+        Ok(None)
+    }
+
+    /// Returns the limits of the account that one more host counts against, as far as the API tells them.
+    async fn quotas(&self, _sku: &Sku, _region: &Region) -> Result<Vec<Quota>, ProviderError> {
+        Ok(vec![])
     }
 
     /// Returns the serial console, or `None` where there is none.

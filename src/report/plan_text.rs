@@ -105,8 +105,10 @@ impl Page {
 
     fn head(&mut self, plan: &Plan) {
         let mut head = format!("Lane `{}`", plan.lane);
+        let id = plan.image_id.as_ref().filter(|id| **id != plan.image);
+        let image = id.map_or_else(|| plan.image.clone(), |id| format!("{} ({id})", plan.image));
         for (before, word) in
-            [(" on ", &plan.provider), (": ", &plan.sku), (" in ", &plan.region), (", ", &plan.image)]
+            [(" on ", &plan.provider), (": ", &plan.sku), (" in ", &plan.region), (", ", &image)]
         {
             if !word.is_empty() {
                 head.push_str(before);

@@ -260,6 +260,48 @@ async fn a_create_whose_answer_is_lost_is_open_and_found() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_asks_is_shown_and_the_secret_is_not() {
+    for subject in subjects().into_iter().filter(|subject| subject.emulator.is_some()) {
+        let account = subject.provider.whoami().await.unwrap();
+        assert!(!account.account.is_empty() && account.project.is_some(), "{}: {account:?}", subject.name);
+        assert!(!account.credentials.is_empty(), "{}: {account:?}", subject.name);
+        assert_eq!(subject.emulator.unwrap().complaints(), Vec::<String>::new());
+    }
+}
+
+/// The emulators' accounts have room for one small host, and some for none of the default SKU.
+#[tokio::test(start_paused = true)]
+async fn limits_are_told_in_the_vendors_words() {
+    let mut told = Vec::new();
+    for subject in subjects().into_iter().filter(|subject| subject.emulator.is_some()) {
+        let entry = provider::by_name(subject.name).unwrap();
+        let quotas = subject.provider.quotas(&entry.default_sku, &entry.default_region).await.unwrap();
+        let line = |quota: &provider::Quota| {
+            let used = quota.used.map_or("?".to_owned(), |used| used.to_string());
+            format!("{}: {used} + {} of {}: {}", quota.name, quota.takes, quota.limit, quota.admits())
+        };
+        told.extend(quotas.iter().map(line));
+        assert_eq!(subject.emulator.unwrap().complaints(), Vec::<String>::new());
+    }
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plain_name_becomes_the_vendors_own_and_that_stays_as_it_is() {
+    for subject in subjects().into_iter().filter(|subject| subject.emulator.is_some()) {
+        let (name, entry) = (subject.name, provider::by_name(subject.name).unwrap());
+        let (sku, region) = (&entry.default_sku, &entry.default_region);
+        for plain in ["ubuntu-24.04", "ubuntu-22.04", "debian-12", "debian-13"] {
+            let id = subject.provider.resolve_image(plain, sku, region).await.unwrap().unwrap();
+            assert_ne!(id, plain, "{name}");
+            let again = subject.provider.resolve_image(&id, sku, region).await.unwrap();
+            assert_eq!(again.as_deref(), Some(id.as_str()), "{name}");
+        }
+        assert_eq!(subject.emulator.unwrap().complaints(), Vec::<String>::new());
+    }
+}
+
 #[test]
 fn unknown_ids_are_gone() {
     let runtime =
@@ -271,6 +313,9 @@ fn unknown_ids_are_gone() {
         assert_eq!(runtime.block_on(subject.provider.destroy(&id)).ok(), Some(()), "{}", subject.name);
     }
 }
+
+/// Those that say something about a request; the others prove who asks.
+const HEADERS: [&str; 3] = ["if-none-match", "x-amz-target", "x-ms-client-request-id"];
 
 /// All that an adapter sends in a lane's life, for people who know the vendor's API; each form once.
 #[tokio::test(start_paused = true)]
@@ -291,6 +336,9 @@ async fn every_request_is_in_a_snapshot() {
         drop(provider.residue(&selector).await.unwrap());
         drop(provider.residue(&Selector::Owned).await.unwrap());
         drop(provider.console_log(&id).await);
+        drop(provider.whoami().await);
+        drop(provider.resolve_image(&asked.image, &asked.sku, &asked.region).await);
+        drop(provider.quotas(&asked.sku, &entry.default_region).await);
         drop(provider.set_expiry(&id, asked.expires_at).await);
         for _ in 0..60 {
             drop(provider.destroy(&id).await);
@@ -299,9 +347,31 @@ async fn every_request_is_in_a_snapshot() {
             }
             sleep(Duration::from_secs(1)).await;
         }
+        if let Some(sku) = emulators::nesting_sku(name) {
+            asked.sku = Sku::fixed(sku);
+            asked.token = ClientToken::fixed("01j0000000000000000000cccc");
+            provider.create(&asked).await.unwrap();
+            asked.sku = entry.default_sku.clone();
+        }
+        // What the keys and the credentials of a spec may change.
+        let mut keys = emulators::keys(name);
+        keys.as_object_mut().unwrap().extend(emulators::other_keys(name).as_object().unwrap().clone());
+        let identity = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"];
+        let other = world(name).with(identity.map(|name| (name, "mine".to_owned())));
+        let wire: Arc<dyn Wire> = Arc::<dyn Emulator>::clone(emulator);
+        let provider = (entry.connect)(&other, &keys, Link::Wire(wire)).unwrap();
+        asked.label = request("demo", OTHER).label;
+        asked.token = ClientToken::fixed("01j0000000000000000000bbbb");
+        asked.image = emulators::raw_image(name).to_owned();
+        asked.allow_from = vec!["203.0.113.0/24".to_owned(), "198.51.100.7/32".to_owned()];
+        drop(provider.resolve_image(&asked.image, &asked.sku, &asked.region).await.unwrap());
+        provider.create(&asked).await.unwrap();
         let mut shown = Vec::new();
         for request in emulator.requests() {
-            let path = request.url.split_once("emulator").map_or("", |(_, path)| path);
+            let path = request.url.split_once("emulator").map_or(request.url.as_str(), |(_, path)| path);
+            let headers = request.headers.iter().filter(|(name, _)| HEADERS.contains(&name.as_str()));
+            let headers: Vec<String> =
+                headers.map(|(name, value)| format!("\n  {name}: {}", value.reveal())).collect();
             let query: Vec<String> =
                 request.query.iter().map(|(name, value)| format!("\n  ?{name}={value}")).collect();
             let body = match &request.body {
@@ -313,7 +383,7 @@ async fn every_request_is_in_a_snapshot() {
                     .concat(),
                 None => String::new(),
             };
-            let text = format!("{} {path}{}{body}", request.method, query.concat());
+            let text = format!("{} {path}{}{}{body}", request.method, headers.concat(), query.concat());
             if !shown.contains(&text) {
                 shown.push(text);
             }

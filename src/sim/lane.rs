@@ -317,6 +317,7 @@ impl Lane {
         let context = RunContext {
             world: self.world.clone(),
             spec: Some(Arc::new(self.spec.clone())),
+            image_id: plan.image_id.clone(),
             inputs: Arc::new(self.inputs.clone()),
             session,
             provider: Arc::clone(&self.provider),

@@ -1095,6 +1095,7 @@ pub(super) mod tests {
             sku: "local".to_owned(),
             region: "local".to_owned(),
             image: "ubuntu-24.04".to_owned(),
+            image_id: None,
             created_at: Timestamp::UNIX_EPOCH,
             offline: true,
             steps: vec![],

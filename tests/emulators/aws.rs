@@ -403,22 +403,59 @@ impl Aws {
     }
 }
 
+/// Service Quotas, which speaks JSON.
+fn quota(request: &Request, body: &Value) -> Answer {
+    let target = request.headers.iter().find(|(name, _)| name == "x-amz-target");
+    if region(request, "servicequotas").is_none() {
+        return refuse(Refusal::Unauthorised);
+    }
+    if target.is_none_or(|(_, target)| target.reveal() != "ServiceQuotasV20190624.GetServiceQuota") {
+        return Ok(Response::json(400, &json!({"__type": "UnknownOperationException"})));
+    }
+    let quota = json!({
+        "ServiceCode": body["ServiceCode"], "QuotaCode": body["QuotaCode"],
+        "QuotaName": "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances", "Value": 64.0,
+    });
+    Ok(Response::json(200, &json!({"Quota": quota})))
+}
+
 /// Takes the region out of `Credential=KEY/20261123/us-east-1/ec2/aws4_request`.
-fn region(request: &Request) -> Option<String> {
+fn region(request: &Request, service: &str) -> Option<String> {
     let authorization = request.headers.iter().find(|(name, _)| name == "authorization")?.1.reveal();
     let scope = authorization.split("Credential=").nth(1)?.split(',').next()?;
-    let signed = authorization.starts_with("AWS4-HMAC-SHA256 ") && scope.ends_with("/ec2/aws4_request");
+    let signed = authorization.starts_with("AWS4-HMAC-SHA256 ")
+        && scope.ends_with(&format!("/{service}/aws4_request"));
     scope.split('/').nth(2).filter(|_| signed).map(str::to_owned)
 }
 
 #[async_trait]
 impl Wire for Aws {
     async fn send(&self, request: &Request) -> Answer {
-        let Some(Body::Form(form)) = &request.body else {
-            return Ok(Response { status: 200, headers: vec![], body: format!("{ADDRESS}\n").into_bytes() });
+        let form = match &request.body {
+            Some(Body::Form(form)) => form,
+            Some(Body::Json(body)) => {
+                self.memory().requests.push(request.clone());
+                return quota(request, body);
+            }
+            None => {
+                return Ok(Response {
+                    status: 200,
+                    headers: vec![],
+                    body: format!("{ADDRESS}\n").into_bytes(),
+                });
+            }
         };
         self.memory().requests.push(request.clone());
-        let Some(region) = region(request) else { return refuse(Refusal::Unauthorised) };
+        if request.parameter("Action") == Some("GetCallerIdentity") {
+            let who = json!({
+                "Arn": "arn:aws:iam::123456789012:user/name", "UserId": "AIDAEXAMPLE", "Account": "123456789012",
+            });
+            return Ok(match region(request, "sts") {
+                Some(_) => answer("GetCallerIdentity", &json!({"GetCallerIdentityResult": who})),
+                None => error(403, "MissingAuthenticationToken", "Request is missing Authentication Token"),
+            });
+        }
+        let Some(region) = region(request, "ec2") else { return refuse(Refusal::Unauthorised) };
         let asked =
             Asked { region, action: request.parameter("Action").unwrap_or_default().to_owned(), form };
         if let Some(description) = &self.description {
@@ -438,6 +475,11 @@ impl Wire for Aws {
             "DescribeVpcs" => one("vpcSet", json!({"vpcId": "vpc-1", "isDefault": "true"})),
             "DescribeSubnets" => {
                 one("subnetSet", json!({"subnetId": asked.get("SubnetId.1"), "vpcId": "vpc-1"}))
+            }
+            "DescribeInstanceTypes" => {
+                let kind = asked.get("InstanceType.1");
+                let cpus = if kind.contains("metal") { "96" } else { "4" };
+                one("instanceTypeSet", json!({"instanceType": kind, "vCpuInfo": {"defaultVCpus": cpus}}))
             }
             "DescribeImages" => one("imagesSet", json!({"imageId": "ami-1", "rootDeviceName": "/dev/sda1"})),
             "DescribeNetworkInterfaces" => Ok(answer(&asked.action, &json!({"networkInterfaceSet": []}))),

@@ -339,6 +339,10 @@ impl Azure {
 #[async_trait]
 impl Wire for Azure {
     async fn send(&self, request: &Request) -> Answer {
+        if request.url.ends_with("/oauth2/v2.0/token") {
+            self.memory().requests.push(request.clone());
+            return Ok(Response::json(200, &json!({"access_token": "a-token", "expires_in": 3599})));
+        }
         let Some(at) = request.url.find("/subscriptions/") else {
             let text = match request.url.split_once("/console/") {
                 Some((_, group)) => match self.placed(group).first() {
@@ -382,7 +386,11 @@ impl Wire for Azure {
             return refuse(Refusal::of(&failed));
         }
         let group = parts.get(1).copied().unwrap_or_default();
-        if parts.len() > 1 && method != "PUT" && !self.memory().groups.contains_key(group) {
+        if parts.len() > 1
+            && parts[0] == "resourcegroups"
+            && method != "PUT"
+            && !self.memory().groups.contains_key(group)
+        {
             return Ok(error(
                 404,
                 "ResourceGroupNotFound",
@@ -390,6 +398,18 @@ impl Wire for Azure {
             ));
         }
         match (method, parts.as_slice(), body) {
+            ("GET", [], _) => Ok(Response::json(
+                200,
+                &json!({"displayName": "Pay-As-You-Go", "subscriptionId": "00000000-0000-0000-0000-000000000000", "state": "Enabled"}),
+            )),
+            ("GET", ["providers", "Microsoft.Compute", "locations", _, "usages"], _) => {
+                let usage = |name: &str, used: u32| json!({"name": {"value": name}, "limit": 10, "currentValue": used});
+                let all = [usage("cores", 4), usage("standardDSv3Family", 8), usage("standardDv3Family", 0)];
+                Ok(Response::json(200, &json!({"value": all})))
+            }
+            ("GET", ["providers", "Microsoft.Compute", "locations", _, "publishers", .., "versions"], _) => {
+                Ok(Response::json(200, &json!([{"name": "24.04.202605010", "location": "eastus"}])))
+            }
             ("GET", ["resourcegroups"], _) => Ok(self.list(&request)),
             ("GET", ["resourcegroups", name], _) => {
                 let memory = self.memory();

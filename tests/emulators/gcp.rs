@@ -370,7 +370,22 @@ impl Wire for Gcp {
                 &json!({
                     "kind": "compute#project", "name": "my-project",
                     "defaultServiceAccount": "1234-compute@developer.gserviceaccount.com",
+                    "quotas": [{"metric": "CPUS_ALL_REGIONS", "limit": 12.0, "usage": 4.0}],
                 }),
+            )),
+            ("GET", ["regions", name], _) => Ok(Response::json(
+                200,
+                &json!({
+                    "kind": "compute#region", "name": name,
+                    "quotas": [
+                        {"metric": "N2_CPUS", "limit": 8.0, "usage": 4.0},
+                        {"metric": "IN_USE_ADDRESSES", "limit": 8.0, "usage": 1.0},
+                    ],
+                }),
+            )),
+            ("GET", ["global", "images", "family", family], _) => Ok(Response::json(
+                200,
+                &json!({"kind": "compute#image", "name": format!("{family}-v20260501")}),
             )),
             ("GET", ["aggregated", kind], _) => self.aggregated(kind, request).await,
             ("POST", ["zones", zone, "instances"], Some(body)) => self.insert(zone, request, body).await,

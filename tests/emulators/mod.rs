@@ -75,6 +75,30 @@ pub(crate) fn keys(provider: &str) -> serde_json::Value {
     }
 }
 
+/// Returns keys that change what an adapter asks for.
+pub(crate) fn other_keys(provider: &str) -> serde_json::Value {
+    match provider {
+        "aws" => serde_json::json!({"spot": true, "subnet": "subnet-1"}),
+        "azure" => serde_json::json!({"spot": true}),
+        "gcp" => serde_json::json!({"spot": true, "network": "other", "subnetwork": "part"}),
+        _ => serde_json::json!({}),
+    }
+}
+
+/// Returns a SKU that is asked for in another way than the default one, to have KVM.
+pub(crate) fn nesting_sku(provider: &str) -> Option<&'static str> {
+    (provider == "aws").then_some("m8i.xlarge")
+}
+
+/// Returns an image by the vendor's own id.
+pub(crate) fn raw_image(provider: &str) -> &'static str {
+    match provider {
+        "aws" => "ami-0123456789abcdef0",
+        "azure" => "Canonical:ubuntu-24_04-lts:server-gen1:24.04.202605010",
+        _ => "projects/my-project/global/images/mine",
+    }
+}
+
 /// What a provider under an emulator did, in words that each vendor has its own for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {

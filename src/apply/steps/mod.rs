@@ -47,6 +47,8 @@ pub struct RunContext {
     pub world: World,
     /// The spec; `None` for a destroy without one.
     pub spec: Option<Arc<Spec>>,
+    /// The vendor's own id of the image for a new host, as the plan has it.
+    pub image_id: Option<String>,
     /// What the spec names on this machine.
     pub inputs: Arc<Inputs>,
     /// The record and its journal.

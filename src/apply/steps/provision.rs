@@ -3,6 +3,7 @@
 //! Intent in the journal → ask the cloud for the label → create at most once → name in the journal → address.
 //! A create whose answer was lost is settled by looking for the label, never by sending it again blindly.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -97,7 +98,11 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
     }
     let host = wait_for_address(context).await?;
     let summary = format!("{how} {} at {}", host.0, host.1);
-    Ok(StepOutcome { summary, facts: [("host_id".to_owned(), host.0.to_string())].into() })
+    let mut facts = BTreeMap::from([("host_id".to_owned(), host.0.to_string())]);
+    if let Some(id) = context.run.image_id.clone().filter(|_| wish.is_some()) {
+        facts.insert("image_id".to_owned(), id);
+    }
+    Ok(StepOutcome { summary, facts })
 }
 
 /// What a create is going to ask for, and what the record says of it.
@@ -114,7 +119,7 @@ impl Wish {
             label: run.session.record().label(),
             sku: spec.sku.clone(),
             region: spec.region.clone(),
-            image: spec.image.clone(),
+            image: run.image_id.clone().unwrap_or_else(|| spec.image.clone()),
             disk_bytes: spec.disk_bytes,
             kvm: spec.kvm != crate::spec::KvmNeed::None,
             user_data: record.1,

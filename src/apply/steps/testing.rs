@@ -384,6 +384,7 @@ impl Bench {
         let run = RunContext {
             world,
             spec: None,
+            image_id: None,
             inputs: Arc::default(),
             session,
             provider: Arc::new(cloud.clone()),

@@ -18,7 +18,7 @@ use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
 use crate::plan::{Digest, Fingerprint};
@@ -26,8 +26,8 @@ use crate::provider::http::{
     self, Body, CallError, Credentials, Dialect, Http, Link, Meaning, Request, Response, VendorError, Wire,
 };
 use crate::provider::{
-    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Lineage, Listed, Provider,
-    ProviderError, Region, Residue, Selector, Sku, config, operator_network,
+    Account, CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Lineage, Listed, Provider,
+    ProviderError, Quota, Region, Residue, Selector, Sku, config, operator_network,
 };
 use crate::world::World;
 
@@ -37,11 +37,13 @@ const VERSION: &str = "2016-11-15";
 const AT_ONCE: usize = 8;
 /// Publisher of an image and its name there; anyone may publish an image called ubuntu, so the publisher is part of it.
 const IMAGES: [(&str, &str, &str); 4] = [
-    ("ubuntu-24.04", "099720109477", "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-amd64-server-*"),
-    ("ubuntu-22.04", "099720109477", "ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-amd64-server-*"),
-    ("debian-12", "136693071363", "debian-12-amd64-*"),
-    ("debian-13", "136693071363", "debian-13-amd64-*"),
+    ("ubuntu-24.04", "099720109477", "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-ARCH-server-*"),
+    ("ubuntu-22.04", "099720109477", "ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-ARCH-server-*"),
+    ("debian-12", "136693071363", "debian-12-ARCH-*"),
+    ("debian-13", "136693071363", "debian-13-ARCH-*"),
 ];
+/// Limits on vCPUs of instances of families A, C, D, H, I, M, R, T and Z, on demand and spot (Service Quotas, `ec2`).
+const QUOTAS: [&str; 2] = ["L-1216C47A", "L-34B43A08"];
 /// Families whose virtual types nest (`DescribeInstanceTypes`, feature `nested-virtualization`).
 const NESTING: [&str; 15] = [
     "c8i", "c8i-flex", "m8i", "m8i-flex", "r8i", "r8i-flex", "x8i", "c7i", "c7i-flex", "m7i", "m7i-flex",
@@ -96,10 +98,15 @@ fn is_metal(sku: &Sku) -> bool {
     sku.as_str().split('.').nth(1).is_some_and(|size| size.starts_with("metal"))
 }
 
+/// Whether a type is one of Amazon's own ARM processors: a `g` right behind the generation's number.
+fn is_arm(sku: &Sku) -> bool {
+    family(sku).trim_start_matches(|c: char| c.is_ascii_alphabetic()).chars().nth(1) == Some('g')
+}
+
 fn kvm(sku: &Sku) -> KvmSupport {
     if is_metal(sku) || NESTING.contains(&family(sku)) {
         KvmSupport::Yes
-    } else if family(sku).starts_with('t') || family(sku).ends_with('g') {
+    } else if family(sku).starts_with('t') || is_arm(sku) {
         KvmSupport::No
     } else {
         KvmSupport::Unknown
@@ -135,9 +142,12 @@ fn connect(world: &World, keys: &Value, link: Link) -> Result<Box<dyn Provider>,
         found: OnceCell::new(),
     };
     let (endpoint, chain) = ((!endpoint.is_empty()).then_some(endpoint), Arc::new(chain));
+    // Services beside EC2 are at their own addresses, unless one stands in for all.
+    let for_all = if world.var("AWS_ENDPOINT_URL_EC2").is_some() { None } else { endpoint.clone() };
     Ok(Box::new(Aws {
         region,
         endpoint,
+        for_all,
         config,
         chain,
         wire,
@@ -158,6 +168,17 @@ struct Chain {
 }
 
 impl Chain {
+    /// Says where credentials come from, in the order in which they are looked for.
+    fn origin(&self) -> String {
+        let profile = self.profile.as_deref().or_else(|| self.world.var("AWS_PROFILE"));
+        match (self.world.var("AWS_ACCESS_KEY_ID"), profile) {
+            (Some(_), _) => "AWS_ACCESS_KEY_ID".to_owned(),
+            (None, Some(profile)) => format!("profile {profile} of the shared configuration files"),
+            (None, None) if self.stands_in => "none, for an emulator".to_owned(),
+            (None, None) => "the default profile, SSO, or the role of this machine".to_owned(),
+        }
+    }
+
     async fn keys(&self) -> Result<Keys, ProviderError> {
         let var = |name: &str| self.world.var(name).map(str::to_owned);
         if let (Some(id), Some(secret)) = (var("AWS_ACCESS_KEY_ID"), var("AWS_SECRET_ACCESS_KEY")) {
@@ -193,10 +214,11 @@ impl Chain {
     }
 }
 
-/// Signs for one region.
+/// Signs for one service in one region.
 #[derive(Debug)]
 struct Signer {
     chain: Arc<Chain>,
+    service: &'static str,
     region: String,
 }
 
@@ -212,7 +234,7 @@ impl Credentials for Signer {
         let params = v4::SigningParams::builder()
             .identity(&identity)
             .region(&self.region)
-            .name("ec2")
+            .name(self.service)
             .time(
                 SystemTime::UNIX_EPOCH
                     + Duration::from_secs(u64::try_from(now.as_second()).unwrap_or_default()),
@@ -236,6 +258,26 @@ impl Credentials for Signer {
 
 static DIALECT: Dialect =
     Dialect { provider: NAME, request_id: "x-amzn-requestid", parse: read_xml, read: read_error };
+
+/// Service Quotas speaks JSON.
+static QUOTA_DIALECT: Dialect = Dialect {
+    provider: NAME,
+    request_id: "x-amzn-requestid",
+    parse: http::json,
+    read: |response| {
+        let body: Value = serde_json::from_slice(&response.body).ok()?;
+        let code = body["__type"].as_str()?.rsplit('#').next()?.to_owned();
+        let message =
+            body["Message"].as_str().or(body["message"].as_str()).unwrap_or("no message").to_owned();
+        let meaning = match code.trim_end_matches("Exception") {
+            "AccessDenied" => Some(Meaning::Auth),
+            "TooManyRequests" => Some(Meaning::Later),
+            "NoSuchResource" => Some(Meaning::NotFound),
+            other => meaning(other).map(|(meaning, _)| meaning),
+        };
+        Some(VendorError { meaning, code, message })
+    },
+};
 
 /// An element that is open while XML is read.
 #[derive(Default)]
@@ -369,6 +411,7 @@ fn meaning(code: &str) -> Option<(Meaning, &'static str)> {
 struct Aws {
     region: String,
     endpoint: Option<String>,
+    for_all: Option<String>,
     config: Config,
     chain: Arc<Chain>,
     wire: Arc<dyn Wire>,
@@ -477,19 +520,32 @@ fn host(region: &str, instance: &Value) -> Option<Host> {
     })
 }
 
+fn vendor(service: &str, region: &str) -> String {
+    let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
+    format!("https://{service}.{region}.amazonaws.com{suffix}")
+}
+
 impl Aws {
     fn request(&self, region: &str, call: Call) -> Request {
-        let vendor = || {
-            let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
-            format!("https://ec2.{region}.amazonaws.com{suffix}")
-        };
-        let base = self.endpoint.clone().unwrap_or_else(vendor);
+        let base = self.endpoint.clone().unwrap_or_else(|| vendor("ec2", region));
         Request::post(format!("{base}/")).form(call.0)
     }
 
     fn http(&self, region: &str) -> Http {
-        let signer = Signer { chain: Arc::clone(&self.chain), region: region.to_owned() };
-        Http::new(Arc::clone(&self.wire), &DIALECT, Arc::new(signer))
+        self.http_of("ec2", region, &DIALECT)
+    }
+
+    fn http_of(&self, service: &'static str, region: &str, dialect: &'static Dialect) -> Http {
+        let signer = Signer { chain: Arc::clone(&self.chain), service, region: region.to_owned() };
+        Http::new(Arc::clone(&self.wire), dialect, Arc::new(signer))
+    }
+
+    /// Returns the address of a service beside EC2.
+    fn beside(&self, service: &str, region: &str) -> String {
+        let variable = format!("AWS_ENDPOINT_URL_{}", service.to_ascii_uppercase().replace('-', "_"));
+        let written = self.world.var(&variable).map(|url| url.trim_end_matches('/').to_owned());
+        let vendor = || vendor(service, region);
+        format!("{}/", written.or_else(|| self.for_all.clone()).unwrap_or_else(vendor))
     }
 
     async fn call(&self, what: &'static str, region: &str, call: Call) -> Result<Value, CallError> {
@@ -571,13 +627,15 @@ impl Aws {
     }
 
     /// Returns the id and the root device of the newest image of a name, or of the image of this id.
-    async fn image(&self, region: &str, image: &str) -> Result<(String, String), ProviderError> {
+    async fn image(&self, region: &str, image: &str, sku: &Sku) -> Result<(String, String), ProviderError> {
         let call = Call::new("DescribeImages");
+        // Publishers write it in another way than the API.
+        let (arch, architecture) = if is_arm(sku) { ("arm64", "arm64") } else { ("amd64", "x86_64") };
         let call = match IMAGES.iter().find(|(name, ..)| *name == image) {
             Some((_, owner, pattern)) => call
                 .with("Owner.1", *owner)
-                .filter("name", &[pattern])
-                .filter("architecture", &["x86_64"])
+                .filter("name", &[&pattern.replace("ARCH", arch)])
+                .filter("architecture", &[architecture])
                 .filter("state", &["available"]),
             None => call.with("ImageId.1", image),
         };
@@ -746,7 +804,7 @@ impl Provider for Aws {
                 "nested virtualisation and spot exclude each other: take a metal type, or no spot".to_owned();
             return Err(ProviderError::Rejected { provider: NAME, operation: what, message });
         }
-        let image = self.image(region, &request.image).await?;
+        let image = self.image(region, &request.image, &request.sku).await?;
         let vpc = self.vpc(region).await?;
         let group = self.security_group(request, &vpc).await?;
         let run = self.request(region, self.run(request, &group, &image)).once();
@@ -825,6 +883,53 @@ impl Provider for Aws {
             .with("Tag.1.Value", expires_at.to_string());
         self.call("moving the lease", region, call).await?;
         Ok(())
+    }
+
+    async fn whoami(&self) -> Result<Account, ProviderError> {
+        // Needs no permission at all.
+        let call = Call(vec![]).with("Action", "GetCallerIdentity").with("Version", "2011-06-15");
+        let request = Request::post(self.beside("sts", &self.region)).form(call.0);
+        let http = self.http_of("sts", &self.region, &DIALECT);
+        let answer = http.call("asking who we are", request).await?;
+        let identity = &answer["GetCallerIdentityResult"];
+        let text = |key: &str| identity[key].as_str().map(str::to_owned);
+        Ok(Account {
+            account: text("Arn").unwrap_or_default(),
+            project: text("Account"),
+            credentials: self.chain.origin(),
+        })
+    }
+
+    async fn resolve_image(
+        &self,
+        image: &str,
+        sku: &Sku,
+        region: &Region,
+    ) -> Result<Option<String>, ProviderError> {
+        Ok(Some(self.image(region.as_str(), image, sku).await?.0))
+    }
+
+    async fn quotas(&self, sku: &Sku, region: &Region) -> Result<Vec<Quota>, ProviderError> {
+        let (what, region) = ("reading a quota", region.as_str());
+        let call = Call::new("DescribeInstanceTypes").with("InstanceType.1", sku.as_str());
+        let types = self.call(what, region, call).await?;
+        let cpus = &types["instanceTypeSet"][0]["vCpuInfo"]["defaultVCpus"];
+        let Some(takes) = cpus.as_str().and_then(|text| text.parse().ok()) else { return Ok(vec![]) };
+        // The other families have limits of their own.
+        let series = family(sku).split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+        if !["a", "c", "d", "h", "i", "m", "r", "t", "z"].contains(&series) {
+            return Ok(vec![]);
+        }
+        let code = QUOTAS[usize::from(self.config.spot)];
+        let request = Request::post(self.beside("servicequotas", region))
+            .header("x-amz-target", "ServiceQuotasV20190624.GetServiceQuota")
+            .json(json!({"ServiceCode": "ec2", "QuotaCode": code}));
+        let quota = self.http_of("servicequotas", region, &QUOTA_DIALECT).call(what, request).await?;
+        let (name, limit) = (quota["Quota"]["QuotaName"].as_str(), quota["Quota"]["Value"].as_f64());
+        let (Some(name), Some(limit)) = (name, limit) else { return Ok(vec![]) };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of vCPUs")]
+        let limit = limit as u64;
+        Ok(vec![Quota { name: format!("{name} ({code}) in {region}, vCPUs"), limit, used: None, takes }])
     }
 
     async fn console_log(&self, id: &HostId) -> Result<Option<String>, ProviderError> {

@@ -21,8 +21,8 @@ use crate::provider::http::{
     self, CallError, Credentials, Dialect, Http, Link, Meaning, Request, Response, Secret, VendorError, Wire,
 };
 use crate::provider::{
-    CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Lineage, Listed, Provider,
-    ProviderError, Region, Residue, Selector, Sku, config, operator_network, token_uuid,
+    Account, CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Lineage, Listed, Provider,
+    ProviderError, Quota, Region, Residue, Selector, Sku, config, operator_network, token_uuid,
 };
 use crate::world::World;
 
@@ -32,6 +32,7 @@ const VENDOR: &str = "https://management.azure.com";
 const COMPUTE: &str = "2025-04-01";
 const NETWORK: &str = "2024-05-01";
 const RESOURCES: &str = "2021-04-01";
+const SUBSCRIPTIONS: &str = "2020-01-01";
 /// How often an object that is being made is looked at.
 const POLL: Duration = Duration::from_secs(3);
 /// For one object; the provision step's own deadline comes first.
@@ -105,10 +106,20 @@ fn connect(world: &World, keys: &Value, link: Link) -> Result<Box<dyn Provider>,
         stands_in: base != VENDOR,
         kept: Mutex::new(None),
     };
-    let http = Http::new(Arc::clone(&wire), &DIALECT, Arc::new(entra));
+    let entra = Arc::new(entra);
+    let http = Http::new(Arc::clone(&wire), &DIALECT, Arc::<Entra>::clone(&entra));
     let root = format!("{base}/subscriptions/{subscription}");
     let world = world.clone();
-    Ok(Box::new(Azure { root, base, subscription: subscription.to_owned(), config, http, wire, world }))
+    Ok(Box::new(Azure {
+        root,
+        base,
+        subscription: subscription.to_owned(),
+        config,
+        entra,
+        http,
+        wire,
+        world,
+    }))
 }
 
 static DIALECT: Dialect = Dialect {
@@ -192,6 +203,16 @@ impl Entra {
     /// A variable of the Azure tools, or Terraform's.
     fn var(&self, name: &str) -> Option<&str> {
         self.world.var(&format!("AZURE_{name}")).or_else(|| self.world.var(&format!("ARM_{name}")))
+    }
+
+    /// Says where credentials come from, in the order in which they are looked for.
+    fn origin(&self) -> &'static str {
+        match (self.var("TENANT_ID").zip(self.var("CLIENT_ID")), self.var("CLIENT_SECRET")) {
+            (Some(_), Some(_)) => "AZURE_CLIENT_SECRET",
+            (Some(_), None) => "a federated token",
+            (None, _) if self.stands_in => "none, for an emulator",
+            (None, _) => "`az login`, or the identity of this machine",
+        }
     }
 
     /// Returns a token and the moment from which it is not to be used any more.
@@ -337,6 +358,7 @@ struct Azure {
     base: String,
     subscription: String,
     config: Config,
+    entra: Arc<Entra>,
     http: Http,
     wire: Arc<dyn Wire>,
     world: World,
@@ -553,18 +575,19 @@ impl Azure {
         }
     }
 
+    /// Returns the request for the page after one; a page may be empty and have a successor all the same.
+    fn next(&self, page: &Value) -> Option<Request> {
+        let link = page["nextLink"].as_str().filter(|link| link.starts_with(&format!("{}/", self.base)))?;
+        Some(Request::get(link))
+    }
+
     /// Lists the groups that are ours, whatever is in them.
     async fn groups(&self, selector: &Selector) -> Result<Vec<Value>, ProviderError> {
         // A filter takes one tag; which lineage, is refined here.
         let first = Request::get(format!("{}/resourcegroups", self.root))
             .query("api-version", RESOURCES)
             .query("$filter", "tagName eq 'managed-by' and tagValue eq 'lane'");
-        // A page may be empty and have a successor all the same.
-        let next = |page: &Value| {
-            let link =
-                page["nextLink"].as_str().filter(|link| link.starts_with(&format!("{}/", self.base)))?;
-            Some(Request::get(link))
-        };
+        let next = |page: &Value| self.next(page);
         let pages = self.http.pages("listing", first, next).await?;
         let mut groups: Vec<Value> =
             pages.iter().flat_map(|page| page["value"].as_array().cloned().unwrap_or_default()).collect();
@@ -707,6 +730,89 @@ impl Provider for Azure {
         Ok(())
     }
 
+    async fn whoami(&self) -> Result<Account, ProviderError> {
+        let what = "reading the subscription";
+        let request = Request::get(&self.root).query("api-version", SUBSCRIPTIONS);
+        let found = self.read(what, request).await?.ok_or_else(|| ProviderError::Auth {
+            provider: NAME,
+            message: format!(
+                "there is no subscription {} for these credentials (`az account list` shows those there are)",
+                self.subscription
+            ),
+        })?;
+        let name = found["displayName"].as_str().unwrap_or_default();
+        let state = found["state"].as_str().filter(|state| *state != "Enabled");
+        Ok(Account {
+            account: state.map_or_else(|| name.to_owned(), |state| format!("{name} ({state})")),
+            project: Some(self.subscription.clone()),
+            credentials: self.entra.origin().to_owned(),
+        })
+    }
+
+    async fn resolve_image(
+        &self,
+        written: &str,
+        _sku: &Sku,
+        region: &Region,
+    ) -> Result<Option<String>, ProviderError> {
+        let what = "choosing an image";
+        let wanted = image(written);
+        let part = |key: &str| wanted[key].as_str().filter(|part| !part.is_empty());
+        if let Some(id) = part("id") {
+            return Ok(Some(id.to_owned()));
+        }
+        let none = || ProviderError::Rejected {
+            provider: NAME,
+            operation: what,
+            message: format!("there is no image {written} in {region}"),
+        };
+        let (Some(publisher), Some(offer), Some(sku), Some(version)) =
+            (part("publisher"), part("offer"), part("sku"), part("version"))
+        else {
+            return Err(none());
+        };
+        if version != "latest" {
+            return Ok(Some([publisher, offer, sku, version].join(":")));
+        }
+        let url = format!(
+            "{}/providers/Microsoft.Compute/locations/{region}/publishers/{publisher}/artifacttypes/vmimage/offers/{offer}/skus/{sku}/versions",
+            self.root
+        );
+        let newest =
+            Request::get(url).query("api-version", COMPUTE).query("$orderby", "name desc").query("$top", "1");
+        let found = self.read(what, newest).await?.ok_or_else(none)?;
+        let version = found[0]["name"].as_str().ok_or_else(none)?;
+        Ok(Some([publisher, offer, sku, version].join(":")))
+    }
+
+    async fn quotas(&self, sku: &Sku, region: &Region) -> Result<Vec<Quota>, ProviderError> {
+        let url = format!("{}/providers/Microsoft.Compute/locations/{region}/usages", self.root);
+        let request = Request::get(url).query("api-version", COMPUTE);
+        let next = |page: &Value| self.next(page);
+        let pages = self.http.pages("reading the quotas", request, next).await?;
+        let (Some(family), Some(takes)) = (family(sku), cores(sku)) else { return Ok(vec![]) };
+        let quota = |usage: &Value| {
+            let name = usage["name"]["value"].as_str()?;
+            let counts = if self.config.spot {
+                name == "lowPriorityCores"
+            } else {
+                name.eq_ignore_ascii_case(&family) || name == "cores"
+            };
+            let shown = usage["name"]["localizedValue"].as_str().unwrap_or(name);
+            counts.then_some(Quota {
+                name: format!("{shown} in {region}"),
+                limit: usage["limit"].as_u64()?,
+                used: usage["currentValue"].as_u64(),
+                takes,
+            })
+        };
+        Ok(pages
+            .iter()
+            .flat_map(|page| page["value"].as_array().into_iter().flatten())
+            .filter_map(quota)
+            .collect())
+    }
+
     async fn console_log(&self, id: &HostId) -> Result<Option<String>, ProviderError> {
         let mut request = self.host(id.as_str());
         request.url.push_str("/retrieveBootDiagnosticsData");
@@ -723,17 +829,38 @@ impl Provider for Azure {
     }
 }
 
+/// A size's name, read: `Standard_D4as_v5` is series `D`, 4 cores, features `as`, version `v5` (Azure, 'VM size naming
+/// conventions').
+fn size(sku: &Sku) -> Option<(&str, u64, &str, &str)> {
+    let name = sku.as_str().strip_prefix("Standard_")?;
+    let (front, version) = name.split_once('_').unwrap_or((name, ""));
+    let digits = front.find(|c: char| c.is_ascii_digit())?;
+    let (series, rest) = front.split_at(digits);
+    let features = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+    let cores = rest.strip_suffix(features)?.parse().ok()?;
+    Some((series, cores, features, version))
+}
+
+fn cores(sku: &Sku) -> Option<u64> {
+    size(sku).map(|(_, cores, ..)| cores)
+}
+
+/// The name of a size's quota: `standardDASv5Family`.
+fn family(sku: &Sku) -> Option<String> {
+    size(sku).map(|(series, _, features, version)| {
+        format!("standard{series}{}{version}Family", features.to_ascii_uppercase())
+    })
+}
+
 fn kvm(sku: &Sku) -> KvmSupport {
     // By family: Azure's API has no field for it (Azure size pages, 'Nested Virtualization: Supported'). From v6 on only
     // images of generation 2 boot, which come up as Trusted Launch in more and more places, and that hides VT-x.
-    let name = sku.as_str();
-    let nests = name.starts_with("Standard_D") || name.starts_with("Standard_E");
-    if nests && ["_v3", "_v4", "_v5"].iter().any(|version| name.ends_with(version)) {
-        KvmSupport::Yes
-    } else if name.starts_with("Standard_A") || name.starts_with("Standard_B") {
-        KvmSupport::No
-    } else {
-        KvmSupport::Unknown
+    match size(sku) {
+        // ARM.
+        Some((_, _, features, _)) if features.contains('p') => KvmSupport::No,
+        Some(("D" | "E", _, _, "v3" | "v4" | "v5")) => KvmSupport::Yes,
+        Some(("A" | "B", ..)) => KvmSupport::No,
+        _ => KvmSupport::Unknown,
     }
 }
 

@@ -21,7 +21,7 @@ use crate::provider::http::{
 };
 use crate::provider::{
     Account, CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Lineage, Listed, Provider,
-    ProviderError, Region, Residue, Selector, Sku, config, operator_network, token_uuid,
+    ProviderError, Quota, Region, Residue, Selector, Sku, config, operator_network, token_uuid,
 };
 use crate::world::{World, fs};
 
@@ -36,12 +36,12 @@ const OPERATION: Duration = Duration::from_mins(15);
 const RUN_SECONDS: (i64, i64) = (30, 120 * 24 * 3600);
 /// What a label takes (Compute Engine, 'Requirements for labels'), of 64.
 const FINGERPRINT: usize = 32;
-/// Image family by plain name; all are of x86-64.
-const IMAGES: [(&str, &str); 4] = [
-    ("ubuntu-24.04", "projects/ubuntu-os-cloud/global/images/family/ubuntu-2404-lts-amd64"),
-    ("ubuntu-22.04", "projects/ubuntu-os-cloud/global/images/family/ubuntu-2204-lts"),
-    ("debian-12", "projects/debian-cloud/global/images/family/debian-12"),
-    ("debian-13", "projects/debian-cloud/global/images/family/debian-13"),
+/// Project and image families by plain name, of x86-64 and of ARM.
+const IMAGES: [(&str, &str, [&str; 2]); 4] = [
+    ("ubuntu-24.04", "ubuntu-os-cloud", ["ubuntu-2404-lts-amd64", "ubuntu-2404-lts-arm64"]),
+    ("ubuntu-22.04", "ubuntu-os-cloud", ["ubuntu-2204-lts", "ubuntu-2204-lts-arm64"]),
+    ("debian-12", "debian-cloud", ["debian-12", "debian-12-arm64"]),
+    ("debian-13", "debian-cloud", ["debian-13", "debian-13-arm64"]),
 ];
 
 /// Keys of provider `gcp`.
@@ -486,7 +486,7 @@ impl Gcp {
                 "boot": true,
                 "autoDelete": true,
                 "initializeParams": {
-                    "sourceImage": image(&request.image),
+                    "sourceImage": image(&request.image, &request.sku),
                     "diskSizeGb": request.disk_bytes.div_ceil(1_000_000_000).to_string(),
                     "diskType": format!("zones/{zone}/diskTypes/pd-balanced"),
                     "labels": labels,
@@ -531,12 +531,17 @@ fn filter(selector: &Selector) -> String {
     }
 }
 
-fn image(image: &str) -> String {
-    let known = IMAGES.iter().find(|(name, _)| *name == image).map(|(_, family)| (*family).to_owned());
-    // Anything with a slash is an image's own address.
-    known.unwrap_or_else(|| {
-        if image.contains('/') { image.to_owned() } else { format!("global/images/{image}") }
-    })
+/// Returns the path of an image, or of the family whose newest one is meant.
+fn image(image: &str, sku: &Sku) -> String {
+    let is_arm = ["t2a-", "c4a-", "n4a-", "a4x-"].iter().any(|family| sku.as_str().starts_with(family));
+    match IMAGES.iter().find(|(name, ..)| *name == image) {
+        Some((_, project, families)) => {
+            format!("projects/{project}/global/images/family/{}", families[usize::from(is_arm)])
+        }
+        // Anything with a slash is an image's own address.
+        None if image.contains('/') => image.to_owned(),
+        None => format!("global/images/{image}"),
+    }
 }
 
 /// Reads an instance; `None` for one that carries half of our labels and so belongs to no lane.
@@ -730,6 +735,62 @@ impl Provider for Gcp {
             project: Some(self.project.clone()),
             credentials: self.credentials.origin(),
         })
+    }
+
+    async fn resolve_image(
+        &self,
+        written: &str,
+        sku: &Sku,
+        _region: &Region,
+    ) -> Result<Option<String>, ProviderError> {
+        let what = "choosing an image";
+        let path = image(written, sku);
+        let Some((root, family)) = path.split_once("/family/").filter(|_| path.starts_with("projects/"))
+        else {
+            return Ok(Some(path));
+        };
+        let compute = self.root.strip_suffix(&format!("/projects/{}", self.project)).unwrap_or(&self.root);
+        let request = Request::get(format!("{compute}/{root}/family/{family}"));
+        match self.http.call(what, request).await {
+            Ok(found) => Ok(found["name"].as_str().map(|name| format!("{root}/{name}"))),
+            Err(CallError::NotFound(message)) => Err(ProviderError::Rejected {
+                provider: NAME,
+                operation: what,
+                message: format!("there is no image {written}: {message}"),
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn quotas(&self, sku: &Sku, region: &Region) -> Result<Vec<Quota>, ProviderError> {
+        let what = "reading the quotas";
+        let (zone, sku) = (region.as_str(), sku.as_str());
+        let region = zone.rsplit_once('-').map_or(zone, |(region, _)| region);
+        // Types of the first generation share one limit.
+        let family = match sku.split('-').next().unwrap_or_default() {
+            "e2" | "f1" | "g1" | "n1" => "CPUS".to_owned(),
+            family => format!("{}_CPUS", family.to_ascii_uppercase()),
+        };
+        let Some(cpus) = sku.split('-').find_map(|part| part.parse().ok()) else { return Ok(vec![]) };
+        let of_region = [(family.as_str(), cpus), ("IN_USE_ADDRESSES", 1)];
+        let places = [
+            (format!("{}/regions/{region}", self.root), region, of_region.as_slice()),
+            (self.root.clone(), "all regions", &[("CPUS_ALL_REGIONS", cpus)]),
+        ];
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "numbers of CPUs")]
+        let number = |value: &Value| value.as_f64().map(|number| number as u64);
+        let mut found = Vec::new();
+        for (address, place, wanted) in places {
+            let answer = self.http.call(what, Request::get(address).query("fields", "quotas")).await?;
+            for quota in answer["quotas"].as_array().into_iter().flatten() {
+                let one = wanted.iter().find(|(metric, _)| quota["metric"] == *metric);
+                if let (Some((metric, takes)), Some(limit)) = (one, number(&quota["limit"])) {
+                    let name = format!("{metric} in {place}");
+                    found.push(Quota { name, limit, used: number(&quota["usage"]), takes: *takes });
+                }
+            }
+        }
+        Ok(found)
     }
 
     async fn console_log(&self, id: &HostId) -> Result<Option<String>, ProviderError> {
