@@ -96,7 +96,9 @@ impl From<ProviderError> for Failure {
         let message = error.to_string();
         let failure = Self::new(Kind::Provider, message);
         match error {
-            ProviderError::Auth { .. } => failure.hint("check the credentials of this provider"),
+            ProviderError::Auth { provider, .. } => {
+                failure.hint(format!("`lane doctor {provider}` shows what it finds and how to mend it"))
+            }
             ProviderError::Rejected { .. } => failure.hint("change what the message names, then plan again"),
             ProviderError::Capacity { .. } => failure.hint("try another region or SKU, or try later"),
             ProviderError::Quota { .. } => {

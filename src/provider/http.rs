@@ -456,6 +456,11 @@ impl Http {
     /// Makes the error of a meaning, also of one that came inside a good answer.
     pub fn error(&self, operation: &'static str, meaning: Meaning, message: String) -> CallError {
         let provider = self.dialect.provider;
+        // The kinds that say nothing about an operation tell it in their message.
+        let message = match meaning {
+            Meaning::Auth | Meaning::Capacity | Meaning::Quota => format!("{operation}: {message}"),
+            _ => message,
+        };
         CallError::Provider(match meaning {
             Meaning::NotFound => return CallError::NotFound(message),
             Meaning::Conflict => return CallError::Conflict(message),

@@ -220,6 +220,8 @@ async fn each_refusal_has_its_kind_and_a_way_out() {
     use emulators::Refusal;
     let refusals = [
         (Refusal::Unauthorised, "not authorised", "run|keys"),
+        (Refusal::Expired, "not authorised", "run|keys"),
+        (Refusal::Forbidden, "not authorised", "roles/|policy|role "),
         (Refusal::Full, "no capacity", "try another"),
         (Refusal::OverQuota, "over quota", "ask for more"),
         (Refusal::Busy, "for now", ""),

@@ -133,6 +133,10 @@ pub(super) fn refuse(refusal: Refusal) -> Answer {
         Refusal::Unauthorised => {
             error(401, "AuthFailure", "AWS was not able to validate the provided access credentials")
         }
+        Refusal::Expired => error(400, "RequestExpired", "Request has expired."),
+        Refusal::Forbidden => {
+            error(403, "UnauthorizedOperation", "You are not authorized to perform: ec2:DescribeRegions")
+        }
         Refusal::Wrong(why) => error(400, "InvalidParameterValue", &quick_xml::escape::escape(&why)),
         Refusal::Full => {
             error(500, "InsufficientInstanceCapacity", "We currently do not have sufficient capacity")

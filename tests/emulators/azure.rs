@@ -58,7 +58,13 @@ fn error(status: u16, code: &str, message: &str) -> Response {
 pub(super) fn refuse(refusal: Refusal) -> Answer {
     Ok(match refusal {
         Refusal::Lost => return Err(WireError::Lost("by the emulator".to_owned())),
-        Refusal::Unauthorised => {
+        Refusal::Unauthorised => error(401, "InvalidAuthenticationToken", "The access token is invalid."),
+        Refusal::Forbidden => error(
+            403,
+            "AuthorizationFailed",
+            "The client does not have authorization to perform action 'Microsoft.Resources/subscriptions/resourcegroups/read'",
+        ),
+        Refusal::Expired => {
             error(401, "ExpiredAuthenticationToken", "The access token expiry UTC time is in the past.")
         }
         Refusal::Wrong(why) => error(400, "InvalidParameter", &why),

@@ -53,6 +53,10 @@ pub(super) fn refuse(refusal: Refusal) -> Answer {
     Ok(match refusal {
         Refusal::Lost => return Err(WireError::Lost("by the emulator".to_owned())),
         Refusal::Unauthorised => error(401, "authError", "Invalid Credentials"),
+        Refusal::Expired => error(401, "UNAUTHENTICATED", "Request had invalid authentication credentials."),
+        Refusal::Forbidden => {
+            error(403, "forbidden", "Required 'compute.instances.list' permission for 'projects/my-project'")
+        }
         Refusal::Wrong(why) => error(400, "invalid", &why),
         Refusal::Full => {
             error(503, "ZONE_RESOURCE_POOL_EXHAUSTED", "The zone does not have enough resources")

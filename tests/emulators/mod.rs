@@ -99,10 +99,26 @@ pub(crate) fn raw_image(provider: &str) -> &'static str {
     }
 }
 
+/// Returns variables of credentials that together lead nowhere, which is told before anything is sent.
+pub(crate) fn wrong_credentials(provider: &str) -> &'static [(&'static str, &'static str)] {
+    match provider {
+        "aws" => &[("AWS_PROFILE", "nobody")],
+        "azure" => &[
+            ("AZURE_TENANT_ID", "mine"),
+            ("AZURE_CLIENT_ID", "mine"),
+            ("AZURE_FEDERATED_TOKEN_FILE", "nowhere"),
+        ],
+        "gcp" => &[("GOOGLE_APPLICATION_CREDENTIALS", "nowhere.json")],
+        _ => &[],
+    }
+}
+
 /// What a provider under an emulator did, in words that each vendor has its own for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Unauthorised,
+    Expired,
+    Forbidden,
     Wrong(String),
     Full,
     OverQuota,

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use lane::provider::http::{Link, Request, WireError};
+use lane::provider::http::{Link, Request, Wire, WireError};
 use lane::provider::{
     CreateRequest, Host, HostId, Label, Provider, ProviderError, Region, Residue, Selector, Sku,
 };
@@ -86,16 +86,21 @@ pub(crate) fn serve(provider: &str, folder: &Path, net: u8) -> Served {
     let nspawn = connect(&world, &keys, Link::Network).unwrap();
     let hosts = Containers { nspawn, asked: Mutex::default() };
     let emulator = emulators::over(provider, Arc::new(hosts)).unwrap();
+    let (address, runtime) = listen(Arc::<dyn Emulator>::clone(&emulator));
+    Served { address, emulator, _runtime: runtime }
+}
+
+/// Answers HTTP on a port of this machine, as long as the runtime is kept.
+pub(crate) fn listen(wire: Arc<dyn Wire>) -> (SocketAddr, tokio::runtime::Runtime) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
-    let serving = Arc::clone(&emulator);
     runtime.spawn(async move {
         loop {
             let Ok((stream, _)) = listener.accept().await else { return };
-            let emulator = Arc::clone(&serving);
+            let wire = Arc::clone(&wire);
             tokio::spawn(async move {
-                let service = service_fn(move |request| answer(Arc::clone(&emulator), request));
+                let service = service_fn(move |request| answer(Arc::clone(&wire), request));
                 drop(
                     hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
@@ -104,12 +109,12 @@ pub(crate) fn serve(provider: &str, folder: &Path, net: u8) -> Served {
             });
         }
     });
-    Served { address, emulator, _runtime: runtime }
+    (address, runtime)
 }
 
 /// Turns what came over the network into what an emulator reads; a lost answer closes the connection.
 async fn answer(
-    emulator: Arc<dyn Emulator>,
+    wire: Arc<dyn Wire>,
     request: hyper::Request<Incoming>,
 ) -> Result<hyper::Response<Full<Bytes>>, std::io::Error> {
     let (parts, body) = request.into_parts();
@@ -131,7 +136,7 @@ async fn answer(
     } else if !body.is_empty() {
         asked = asked.form(pairs(&body));
     }
-    let response = emulator.send(&asked).await.map_err(|lost| match lost {
+    let response = wire.send(&asked).await.map_err(|lost| match lost {
         WireError::NotSent(why) | WireError::Untrusted(why) | WireError::Lost(why) => {
             std::io::Error::other(why)
         }

@@ -18,6 +18,7 @@ mod hostile;
 mod leases;
 mod moto;
 mod real_host;
+mod refusals;
 mod secrets;
 mod state;
 mod support;

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_credential_types::Credentials as Keys;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
@@ -168,10 +169,13 @@ struct Chain {
 }
 
 impl Chain {
+    fn profile(&self) -> Option<&str> {
+        self.profile.as_deref().or_else(|| self.world.var("AWS_PROFILE"))
+    }
+
     /// Says where credentials come from, in the order in which they are looked for.
     fn origin(&self) -> String {
-        let profile = self.profile.as_deref().or_else(|| self.world.var("AWS_PROFILE"));
-        match (self.world.var("AWS_ACCESS_KEY_ID"), profile) {
+        match (self.world.var("AWS_ACCESS_KEY_ID"), self.profile()) {
             (Some(_), _) => "AWS_ACCESS_KEY_ID".to_owned(),
             (None, Some(profile)) => format!("profile {profile} of the shared configuration files"),
             (None, None) if self.stands_in => "none, for an emulator".to_owned(),
@@ -184,7 +188,7 @@ impl Chain {
         if let (Some(id), Some(secret)) = (var("AWS_ACCESS_KEY_ID"), var("AWS_SECRET_ACCESS_KEY")) {
             return Ok(Keys::new(id, secret, var("AWS_SESSION_TOKEN"), None, "environment"));
         }
-        if self.stands_in && self.profile.is_none() && var("AWS_PROFILE").is_none() {
+        if self.stands_in && self.profile().is_none() {
             return Ok(Keys::new("test", "test", None, None, "an emulator's"));
         }
         let none = |why: &str| ProviderError::Auth {
@@ -210,7 +214,13 @@ impl Chain {
                 found.ok_or_else(|| none("none were found"))
             })
             .await?;
-        provider.provide_credentials().await.map_err(|error| none(&http::chain(&error)))
+        provider.provide_credentials().await.map_err(|error| match (error, &self.profile()) {
+            (CredentialsError::CredentialsNotLoaded(_), Some(profile)) => {
+                none(&format!("profile {profile} gives none"))
+            }
+            (CredentialsError::CredentialsNotLoaded(_), None) => none("none were found"),
+            (error, _) => none(&http::chain(&error)),
+        })
     }
 }
 
@@ -362,7 +372,11 @@ fn meaning(code: &str) -> Option<(Meaning, &'static str)> {
             (Meaning::Auth, "the keys are wrong: `aws sts get-caller-identity` tells whose they are")
         }
         "ExpiredToken" | "ExpiredTokenException" => (Meaning::Auth, "run `aws sso login`, or get new keys"),
-        "RequestExpired" => (Meaning::Auth, "this machine's clock may be off"),
+        // EC2's word for old session keys too.
+        "RequestExpired" => (
+            Meaning::Auth,
+            "run `aws sso login`, or get new keys; with new ones, this machine's clock is off",
+        ),
         "UnauthorizedOperation" | "AccessDenied" => {
             (Meaning::Auth, "the message names the action that a policy has to allow")
         }

@@ -171,7 +171,7 @@ fn meaning(code: &str, status: u16) -> Option<(Meaning, &'static str)> {
         | "ZonalAllocationFailed"
         | "OverconstrainedAllocationRequest"
         | "OverconstrainedZonalAllocationRequest" => {
-            (Meaning::Capacity, "(try another `location`, or another `sku`)")
+            (Meaning::Capacity, "(try another `location`, or another `sku`: `lane prices azure --kvm`)")
         }
         "QuotaExceeded" | "OperationNotAllowed" | "PublicIPCountLimitReached" => (
             Meaning::Quota,
@@ -300,7 +300,8 @@ impl Entra {
 
     /// Asks the machine's own identity; there is none on a laptop, so it gets a second.
     async fn managed(&self) -> Option<(Secret, Timestamp)> {
-        let request = Request::get("http://169.254.169.254/metadata/identity/oauth2/token")
+        let host = self.world.var("AZURE_POD_IDENTITY_AUTHORITY_HOST").unwrap_or("http://169.254.169.254");
+        let request = Request::get(format!("{host}/metadata/identity/oauth2/token"))
             .query("api-version", "2018-02-01")
             .query("resource", format!("{VENDOR}/"))
             .header("metadata", "true");

@@ -169,7 +169,9 @@ fn meaning(code: &str, status: u16) -> Option<(Meaning, &'static str)> {
     Some(match code {
         "ZONE_RESOURCE_POOL_EXHAUSTED"
         | "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS"
-        | "resourcePoolExhausted" => (Meaning::Capacity, "(try another `zone`, or another `sku`)"),
+        | "resourcePoolExhausted" => {
+            (Meaning::Capacity, "(try another `zone`, or another `sku`: `lane prices gcp --kvm`)")
+        }
         "quotaExceeded" | "QUOTA_EXCEEDED" | "LIMIT_EXCEEDED" => {
             (Meaning::Quota, "(ask for more on the console's Quotas page, or take another region or `sku`)")
         }
@@ -269,7 +271,18 @@ impl Google {
                 }
             })
             .await?;
-        let token = credentials.access_token().await.map_err(|error| wrong(&error))?;
+        let token = credentials.access_token().await.map_err(|error| {
+            if self.file.is_some() || fs::exists(&self.default_file) {
+                return wrong(&error);
+            }
+            let file = self.default_file.display();
+            ProviderError::Auth {
+                provider: NAME,
+                message: format!(
+                    "no credentials were found: there is no {file}, and no metadata service answers (run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS)"
+                ),
+            }
+        })?;
         Ok(Secret::new(token.token))
     }
 }
