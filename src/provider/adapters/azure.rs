@@ -565,7 +565,14 @@ impl Azure {
                 page["nextLink"].as_str().filter(|link| link.starts_with(&format!("{}/", self.base)))?;
             Some(Request::get(link))
         };
-        let pages = self.http.pages("listing", first, next).await?;
+        let operation = "listing";
+        let pages = self.http.pages(operation, first, next).await?;
+        // Our token goes nowhere else, and a listing that is not whole proves nothing.
+        let rest = pages.last().and_then(|page| page["nextLink"].as_str()).filter(|link| !link.is_empty());
+        if let Some(link) = rest {
+            let message = format!("its next page is not at {}: {link}", self.base);
+            return Err(ProviderError::Rejected { provider: NAME, operation, message });
+        }
         let mut groups: Vec<Value> =
             pages.iter().flat_map(|page| page["value"].as_array().cloned().unwrap_or_default()).collect();
         groups.retain(|group| match (selector, label(&group["tags"])) {
