@@ -403,7 +403,9 @@ impl Azure {
     async fn put(&self, group: &str, kind: &str, name: &str, body: Value) -> Result<(), ProviderError> {
         let what = "making the network";
         let request = self.object(group, kind, name);
-        let mut seen = self.http.call(what, request.clone().method(Method::PUT).json(body)).await?;
+        let refused = |error: CallError| error.refused(NAME, what);
+        let put = request.clone().method(Method::PUT).json(body);
+        let mut seen = self.http.call(what, put).await.map_err(refused)?;
         let began = tokio::time::Instant::now();
         loop {
             match seen["properties"]["provisioningState"].as_str().unwrap_or("Succeeded") {
@@ -418,7 +420,7 @@ impl Azure {
                 }
                 _ => tokio::time::sleep(POLL).await,
             }
-            seen = self.http.call(what, request.clone()).await?;
+            seen = self.http.call(what, request.clone()).await.map_err(refused)?;
         }
     }
 
@@ -436,7 +438,8 @@ impl Azure {
             }
         }
         let body = json!({"location": request.region.as_str(), "tags": tags(request)});
-        self.http.call(what, self.group(group).method(Method::PUT).json(body)).await?;
+        let put = self.group(group).method(Method::PUT).json(body);
+        self.http.call(what, put).await.map_err(|error| error.refused(NAME, what))?;
         Ok(())
     }
 
@@ -646,7 +649,7 @@ impl Provider for Azure {
             Err(CallError::Conflict(message)) => {
                 return Err(ProviderError::Ambiguous { provider: NAME, operation: what, message });
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error.refused(NAME, what)),
         }
         match self.allocated(what, &group).await {
             Ok(()) => Ok(HostId::new(group)),
@@ -686,7 +689,7 @@ impl Provider for Azure {
             .query("forceDeletionTypes", "Microsoft.Compute/virtualMachines");
         match self.http.call(what, delete).await {
             Ok(_) | Err(CallError::NotFound(_)) => Ok(()),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error.refused(NAME, what)),
         }
     }
 
@@ -707,10 +710,12 @@ impl Provider for Azure {
 
     async fn set_expiry(&self, id: &HostId, expires_at: Timestamp) -> Result<(), ProviderError> {
         let what = "moving the lease";
-        let mut tags = self.http.call(what, self.group(id.as_str())).await?["tags"].clone();
+        let refused = |error: CallError| error.refused(NAME, what);
+        let group = self.http.call(what, self.group(id.as_str())).await.map_err(refused)?;
+        let mut tags = group["tags"].clone();
         tags["expires"] = expires_at.to_string().into();
         let patch = self.group(id.as_str()).method(Method::PATCH).json(json!({"tags": tags}));
-        self.http.call(what, patch).await?;
+        self.http.call(what, patch).await.map_err(refused)?;
         Ok(())
     }
 

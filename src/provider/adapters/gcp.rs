@@ -455,14 +455,17 @@ impl Gcp {
             Ok(operation) => self.finish(what, operation).await,
             Err(error) => Err(error),
         };
-        match made {
+        let made = match made {
             Err(CallError::Conflict(_)) => {
                 let patch = Request::new(Method::PATCH, format!("{address}/{name}")).json(rule);
-                let operation = self.http.call(what, patch).await?;
-                Ok(self.finish(what, operation).await?)
+                match self.http.call(what, patch).await {
+                    Ok(operation) => self.finish(what, operation).await,
+                    Err(error) => Err(error),
+                }
             }
-            other => Ok(other?),
-        }
+            other => other,
+        };
+        made.map_err(|error| error.refused(NAME, what))
     }
 
     fn network(&self) -> String {
