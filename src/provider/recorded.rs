@@ -356,7 +356,7 @@ mod aws {
     #[tokio::test(start_paused = true)]
     async fn a_console_is_decoded() {
         let id = HostId::fixed("us-east-1/i-b6b5ff55c5546191e");
-        // Amazon breaks base64 into lines.
+        // Base64 may come in lines.
         let broken = kept!("aws/console.xml").replace("TGludXgg", "TGlu\n  dXgg");
         for (xml, begins) in [
             (kept!("aws/console_short.xml"), "Test String"),
