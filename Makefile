@@ -5,7 +5,7 @@ SEEDS ?= 10000
 SEED ?=
 KILLS ?= 200
 HOST_PACKAGES := systemd-container mmdebstrap debian-archive-keyring rsync openssh-client iproute2 nftables gcc libc6-dev python3 procps
-TEST_PACKAGES := $(HOST_PACKAGES) openssh-server strace python3-venv
+TEST_PACKAGES := $(HOST_PACKAGES) openssh-server openssl strace python3-venv
 
 .PHONY: help demo test crash chaos fuzz bench lint fmt schema deps test-deps
 

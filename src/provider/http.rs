@@ -313,10 +313,17 @@ pub enum CallError {
 
 impl From<CallError> for ProviderError {
     fn from(error: CallError) -> Self {
-        match error {
-            CallError::Provider(error) => error,
-            CallError::NotFound(message) | CallError::Conflict(message) => {
-                Self::Rejected { provider: "the provider", operation: "a request", message }
+        error.refused("the provider", "a request")
+    }
+}
+
+impl CallError {
+    /// Makes the error of a caller for whom there is nothing that could be missing or there already.
+    pub fn refused(self, provider: &'static str, operation: &'static str) -> ProviderError {
+        match self {
+            Self::Provider(error) => error,
+            Self::NotFound(message) | Self::Conflict(message) => {
+                ProviderError::Rejected { provider, operation, message }
             }
         }
     }
@@ -363,7 +370,10 @@ impl Http {
         let mut pages = Vec::new();
         let mut request = Some(first);
         while let Some(asked) = request {
-            let page = self.call(operation, asked).await?;
+            let page = self.call(operation, asked).await;
+            // A place without anything to list answers with an empty page.
+            let page =
+                page.map_err(|error| CallError::Provider(error.refused(self.dialect.provider, operation)))?;
             request = next(&page);
             pages.push(page);
             // A listing that never ends proves nothing and must not be taken for one that did.
@@ -570,7 +580,7 @@ fn failed(error: &reqwest::Error) -> WireError {
     let message = chain(error);
     // rustls' words for a certificate that does not hold, and for a server that speaks no TLS.
     if error.is_connect() && ["certificate", "corrupt message"].iter().any(|word| message.contains(word)) {
-        WireError::Untrusted(message)
+        WireError::Untrusted(format!("TLS fails, so nothing was sent: {message}"))
     } else if error.is_builder() || error.is_connect() {
         WireError::NotSent(message)
     } else {

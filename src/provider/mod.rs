@@ -3,6 +3,8 @@
 //! A provider keeps no memory: what happened is in the journal, what exists is in the cloud.
 
 pub mod http;
+#[cfg(test)]
+mod recorded;
 mod registry;
 
 use std::borrow::Cow;

@@ -2,6 +2,7 @@
 //! of its own, a way out, and exit code 4.
 
 use std::fmt::Write as _;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -51,7 +52,8 @@ impl Provider for NoRoom {
 }
 
 fn lab(provider: &str) -> Lab {
-    let mut lab = Lab::new("no", &format!("version: 1\nname: NAME\nprovider: {{name: {provider}}}\n"));
+    let mut lab =
+        Lab::new("no", &format!("version: 1\nname: NAME\nprovider: {{name: {provider}}}\n")).hostless();
     lab.set("GOOGLE_CLOUD_PROJECT", "my-project");
     lab.set("AZURE_SUBSCRIPTION_ID", "00000000-0000-0000-0000-000000000000");
     lab.set("HOME", lab.path().join("home").to_str().unwrap());
@@ -62,9 +64,11 @@ fn lab(provider: &str) -> Lab {
 /// Runs it and keeps what standard error says, without what changes from run to run.
 fn said(lab: &Lab, args: &[&str], address: &str) -> String {
     let ran = lab.run(args).exits(4);
-    let error =
-        ran.stderr.lines().skip_while(|line| !line.starts_with("error:")).collect::<Vec<_>>().join("\n");
-    assert!(!error.is_empty(), "{}", ran.stderr);
+    // What failed in a step stands before the end, indented.
+    let at = ran.stderr.find("error: ").unwrap_or_else(|| panic!("{}", ran.stderr));
+    let (before, end) = ran.stderr.split_at(at);
+    let steps = before.lines().filter(|line| line.starts_with("    ")).map(|line| format!("{line}\n"));
+    let error = steps.collect::<String>() + end.trim_end();
     error.replace(address, "ADDRESS").replace(lab.path().to_str().unwrap(), "FOLDER")
 }
 
@@ -92,8 +96,6 @@ fn refusals(provider: &str) {
         let text = said(&lab, &["apply", lab.spec_arg(), "-y"], &address.to_string());
         writeln!(all, "# {name}\n{text}\n").unwrap();
         assert_eq!(emulator.complaints(), Vec::<String>::new());
-        lab.run(&["destroy", "no", "-y"]).exits(0);
-        assert_eq!(emulator.leftovers(), Vec::<String>::new());
     }
     let (address, _running) = listen(Arc::new(Always(emulators::refusal(provider, Refusal::Busy))));
     let unreachable = [
@@ -121,10 +123,59 @@ fn refusals(provider: &str) {
     all.push_str(&said(&lab, &["plan", lab.spec_arg()], "nowhere at all"));
     insta::with_settings!({filters => vec![
         (r"\(operation operation-[0-9]+\)", "(operation …)"),
-        (r"\d+(\.\d+)? ?(ms|s)\b", "… s"),
+        // With and without a name server.
+        (r"failed to lookup address information: .*", "failed to lookup address information: …"),
     ]}, {
         insta::assert_snapshot!(format!("refusals_{provider}"), all);
     });
+}
+
+/// A company's proxy has a certificate of the company's own authority.
+#[test]
+fn a_certificate_is_trusted_with_its_authority_alone() {
+    let mut lab = lab("aws");
+    let openssl = |line: &str| {
+        let mut command = Command::new("openssl");
+        command.args(line.split(' ')).current_dir(lab.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    lab.write("names", "subjectAltName=IP:127.0.0.1");
+    for line in [
+        format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=Authority"),
+        format!("req {key} -keyout key.pem -out request.pem -subj /CN=localhost"),
+        "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out cert.pem"
+            .to_owned(),
+    ] {
+        let Ok(status) = openssl(&line).status() else {
+            println!("left out: openssl is not installed");
+            return;
+        };
+        assert!(status.success(), "openssl {line}");
+    }
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let serve = format!("s_server -accept 127.0.0.1:{port} -cert cert.pem -key key.pem -quiet -www");
+    let mut server = openssl(&serve).spawn().unwrap();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(server.try_wait().unwrap().is_none(), "openssl s_server ended");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    endpoint_at(&mut lab, "aws", &format!("https://127.0.0.1:{port}"));
+    // It ends there: these credentials lead nowhere.
+    lab.set("AWS_PROFILE", "nobody");
+    lab.set("AWS_EC2_METADATA_DISABLED", "true");
+    let reachability = |lab: &Lab| {
+        let checks = lab.run(&["doctor", "aws", "--format", "json"]).exits(4).json()["checks"].clone();
+        checks.as_array().unwrap().iter().find(|check| check["name"] == "reachability").unwrap().clone()
+    };
+    let stranger = reachability(&lab);
+    lab.set("SSL_CERT_FILE", lab.path().join("ca.pem").to_str().unwrap());
+    let known = reachability(&lab);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let why = stranger["detail"].as_str().unwrap();
+    assert!(why.contains("TLS fails") && why.contains("UnknownIssuer"), "{stranger}");
+    assert_eq!((&stranger["state"], &known["state"]), (&"failed".into(), &"ok".into()), "{known}");
 }
 
 #[test]

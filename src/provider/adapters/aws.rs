@@ -692,7 +692,7 @@ impl Aws {
                     found.iter().find(|group| tag(group, "lineage") == Some(request.label.lineage.as_str()));
                 ours.and_then(|group| group["groupId"].as_str()).map(str::to_owned)
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error.refused(NAME, what)),
         };
         let group = group.ok_or_else(|| ProviderError::Rejected {
             provider: NAME,
@@ -711,7 +711,7 @@ impl Aws {
         });
         match self.call(what, region, call).await {
             Ok(_) | Err(CallError::Conflict(_)) => Ok(group),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error.refused(NAME, what)),
         }
     }
 
@@ -837,7 +837,7 @@ impl Provider for Aws {
             Err(CallError::Conflict(message)) => {
                 Err(ProviderError::Ambiguous { provider: NAME, operation: what, message })
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error.refused(NAME, what)),
         }
     }
 
@@ -890,12 +890,13 @@ impl Provider for Aws {
     }
 
     async fn set_expiry(&self, id: &HostId, expires_at: Timestamp) -> Result<(), ProviderError> {
+        let what = "moving the lease";
         let (region, own) = parts(id);
         let call = Call::new("CreateTags")
             .with("ResourceId.1", own)
             .with("Tag.1.Key", "expires")
             .with("Tag.1.Value", expires_at.to_string());
-        self.call("moving the lease", region, call).await?;
+        self.call(what, region, call).await.map_err(|error| error.refused(NAME, what))?;
         Ok(())
     }
 

@@ -426,7 +426,9 @@ impl Azure {
     async fn put(&self, group: &str, kind: &str, name: &str, body: Value) -> Result<(), ProviderError> {
         let what = "making the network";
         let request = self.object(group, kind, name);
-        let mut seen = self.http.call(what, request.clone().method(Method::PUT).json(body)).await?;
+        let refused = |error: CallError| error.refused(NAME, what);
+        let put = request.clone().method(Method::PUT).json(body);
+        let mut seen = self.http.call(what, put).await.map_err(refused)?;
         let began = tokio::time::Instant::now();
         loop {
             match seen["properties"]["provisioningState"].as_str().unwrap_or("Succeeded") {
@@ -441,7 +443,7 @@ impl Azure {
                 }
                 _ => tokio::time::sleep(POLL).await,
             }
-            seen = self.http.call(what, request.clone()).await?;
+            seen = self.http.call(what, request.clone()).await.map_err(refused)?;
         }
     }
 
@@ -459,7 +461,8 @@ impl Azure {
             }
         }
         let body = json!({"location": request.region.as_str(), "tags": tags(request)});
-        self.http.call(what, self.group(group).method(Method::PUT).json(body)).await?;
+        let put = self.group(group).method(Method::PUT).json(body);
+        self.http.call(what, put).await.map_err(|error| error.refused(NAME, what))?;
         Ok(())
     }
 
@@ -576,10 +579,21 @@ impl Azure {
         }
     }
 
-    /// Returns the request for the page after one; a page may be empty and have a successor all the same.
-    fn next(&self, page: &Value) -> Option<Request> {
-        let link = page["nextLink"].as_str().filter(|link| link.starts_with(&format!("{}/", self.base)))?;
-        Some(Request::get(link))
+    /// Reads all pages of something; a page may be empty and have a successor all the same.
+    async fn pages(&self, operation: &'static str, first: Request) -> Result<Vec<Value>, ProviderError> {
+        let next = |page: &Value| {
+            let link =
+                page["nextLink"].as_str().filter(|link| link.starts_with(&format!("{}/", self.base)))?;
+            Some(Request::get(link))
+        };
+        let pages = self.http.pages(operation, first, next).await?;
+        // Our token goes nowhere else, and a listing that is not whole proves nothing.
+        let rest = pages.last().and_then(|page| page["nextLink"].as_str()).filter(|link| !link.is_empty());
+        if let Some(link) = rest {
+            let message = format!("its next page is not at {}: {link}", self.base);
+            return Err(ProviderError::Rejected { provider: NAME, operation, message });
+        }
+        Ok(pages)
     }
 
     /// Lists the groups that are ours, whatever is in them.
@@ -588,8 +602,7 @@ impl Azure {
         let first = Request::get(format!("{}/resourcegroups", self.root))
             .query("api-version", RESOURCES)
             .query("$filter", "tagName eq 'managed-by' and tagValue eq 'lane'");
-        let next = |page: &Value| self.next(page);
-        let pages = self.http.pages("listing", first, next).await?;
+        let pages = self.pages("listing", first).await?;
         let mut groups: Vec<Value> =
             pages.iter().flat_map(|page| page["value"].as_array().cloned().unwrap_or_default()).collect();
         groups.retain(|group| match (selector, label(&group["tags"])) {
@@ -663,7 +676,7 @@ impl Provider for Azure {
             Err(CallError::Conflict(message)) => {
                 return Err(ProviderError::Ambiguous { provider: NAME, operation: what, message });
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error.refused(NAME, what)),
         }
         match self.allocated(what, &group).await {
             Ok(()) => Ok(HostId::new(group)),
@@ -703,7 +716,7 @@ impl Provider for Azure {
             .query("forceDeletionTypes", "Microsoft.Compute/virtualMachines");
         match self.http.call(what, delete).await {
             Ok(_) | Err(CallError::NotFound(_)) => Ok(()),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error.refused(NAME, what)),
         }
     }
 
@@ -724,10 +737,12 @@ impl Provider for Azure {
 
     async fn set_expiry(&self, id: &HostId, expires_at: Timestamp) -> Result<(), ProviderError> {
         let what = "moving the lease";
-        let mut tags = self.http.call(what, self.group(id.as_str())).await?["tags"].clone();
+        let refused = |error: CallError| error.refused(NAME, what);
+        let group = self.http.call(what, self.group(id.as_str())).await.map_err(refused)?;
+        let mut tags = group["tags"].clone();
         tags["expires"] = expires_at.to_string().into();
         let patch = self.group(id.as_str()).method(Method::PATCH).json(json!({"tags": tags}));
-        self.http.call(what, patch).await?;
+        self.http.call(what, patch).await.map_err(refused)?;
         Ok(())
     }
 
@@ -789,8 +804,7 @@ impl Provider for Azure {
     async fn quotas(&self, sku: &Sku, region: &Region) -> Result<Vec<Quota>, ProviderError> {
         let url = format!("{}/providers/Microsoft.Compute/locations/{region}/usages", self.root);
         let request = Request::get(url).query("api-version", COMPUTE);
-        let next = |page: &Value| self.next(page);
-        let pages = self.http.pages("reading the quotas", request, next).await?;
+        let pages = self.pages("reading the quotas", request).await?;
         let (Some(family), Some(takes)) = (family(sku), cores(sku)) else { return Ok(vec![]) };
         let quota = |usage: &Value| {
             let name = usage["name"]["value"].as_str()?;

@@ -347,6 +347,18 @@ fn time(value: &Value) -> Option<Timestamp> {
     value.as_str()?.parse().ok()
 }
 
+/// Refuses a page that warns of what is not on it.
+fn whole(operation: &'static str, page: &Value) -> Result<(), ProviderError> {
+    match page["warning"]["code"].as_str() {
+        None | Some("NO_RESULTS_ON_PAGE") => Ok(()),
+        Some(code) => {
+            let said = page["warning"]["message"].as_str().unwrap_or("no message");
+            let message = format!("{code}: {said}, so nobody knows what is there");
+            Err(ProviderError::Transient { provider: NAME, operation, message })
+        }
+    }
+}
+
 /// A name and a network tag: RFC 1035, so of a lane's name only letters, digits and hyphens stay.
 fn name_of(label: &Label) -> String {
     label.to_string().replace(['.', '_'], "-")
@@ -391,6 +403,7 @@ impl Gcp {
                 let message = format!("{zones} did not answer, so nobody knows what is there");
                 return Err(ProviderError::Transient { provider: NAME, operation, message });
             }
+            whole(operation, &page)?;
             found.extend(scopes.flat_map(|(_, scope)| scope[kind].as_array().cloned().unwrap_or_default()));
         }
         Ok(found)
@@ -455,14 +468,17 @@ impl Gcp {
             Ok(operation) => self.finish(what, operation).await,
             Err(error) => Err(error),
         };
-        match made {
+        let made = match made {
             Err(CallError::Conflict(_)) => {
                 let patch = Request::new(Method::PATCH, format!("{address}/{name}")).json(rule);
-                let operation = self.http.call(what, patch).await?;
-                Ok(self.finish(what, operation).await?)
+                match self.http.call(what, patch).await {
+                    Ok(operation) => self.finish(what, operation).await,
+                    Err(error) => Err(error),
+                }
             }
-            other => Ok(other?),
-        }
+            other => other,
+        };
+        made.map_err(|error| error.refused(NAME, what))
     }
 
     fn network(&self) -> String {
@@ -703,7 +719,9 @@ impl Provider for Gcp {
             token.into_iter().fold(request, |request, token| request.query("pageToken", token))
         };
         let next = |page: &Value| page["nextPageToken"].as_str().map(|token| request(Some(token)));
-        for page in self.http.pages("listing firewall rules", request(None), next).await? {
+        let operation = "listing firewall rules";
+        for page in self.http.pages(operation, request(None), next).await? {
+            whole(operation, &page)?;
             for rule in page["items"].as_array().into_iter().flatten() {
                 let ours =
                     rule["description"].as_str().is_some_and(|text| text.starts_with("managed-by=lane "));

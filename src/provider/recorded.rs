@@ -1,0 +1,887 @@
+//! The adapters on what their vendors really answered, kept in `tests/fixtures/recorded`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::http::{Body, Link, Request, Response, Wire, WireError};
+use super::{
+    ClientToken, CreateRequest, Host, HostId, HostStatus, Label, Lineage, Provider, ProviderError, Region,
+    Selector, Sku,
+};
+use crate::plan::{Digest, Fingerprint};
+use crate::world::{SystemClock, World};
+
+macro_rules! kept {
+    ($path:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/recorded/", $path))
+    };
+}
+
+/// Answers a request by the first rule all of whose words are in it; the last answer of a rule is given again.
+#[derive(Debug)]
+struct Recorded {
+    rules: Mutex<Vec<(&'static str, VecDeque<Response>)>>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Recorded {
+    fn new<const N: usize>(rules: [(&'static str, Vec<Response>); N]) -> Arc<Self> {
+        let rules = rules.into_iter().map(|(words, answers)| (words, answers.into())).collect();
+        Arc::new(Self { rules: Mutex::new(rules), asked: Mutex::default() })
+    }
+
+    /// Returns the requests in which all these words are.
+    fn asked(&self, words: &str) -> Vec<String> {
+        self.asked.lock().unwrap().iter().filter(|text| has(text, words)).cloned().collect()
+    }
+}
+
+fn has(text: &str, words: &str) -> bool {
+    words.split_whitespace().all(|word| text.contains(word))
+}
+
+/// Writes a request as `POST https://…/? &Action=…&Version=…`.
+fn text(request: &Request) -> String {
+    let pairs = |pairs: &[(String, String)]| {
+        pairs.iter().map(|(name, value)| format!("&{name}={value}")).collect::<Vec<_>>().concat()
+    };
+    let body = match &request.body {
+        Some(Body::Form(form)) => pairs(form),
+        Some(Body::Json(body)) => body.to_string(),
+        None => String::new(),
+    };
+    format!("{} {}? {} {body}", request.method, request.url, pairs(&request.query))
+}
+
+#[async_trait]
+impl Wire for Recorded {
+    async fn send(&self, request: &Request) -> Result<Response, WireError> {
+        let text = text(request);
+        self.asked.lock().unwrap().push(text.clone());
+        let mut rules = self.rules.lock().unwrap();
+        let rule = rules.iter_mut().find(|(words, _)| has(&text, words));
+        let (_, answers) = rule.unwrap_or_else(|| panic!("nobody recorded an answer to {text}"));
+        let next = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
+        Ok(next.unwrap())
+    }
+}
+
+fn answer(status: u16, body: impl Into<String>) -> Response {
+    Response { status, headers: vec![], body: body.into().into_bytes() }
+}
+
+fn ok(body: impl Into<String>) -> Response {
+    answer(200, body)
+}
+
+/// Connects an adapter at its vendor's own address, as a user would.
+fn connect(adapter: &str, wire: &Arc<Recorded>) -> Box<dyn Provider> {
+    let (vars, keys): (&[&str], _) = match adapter {
+        "aws" => (&["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"], json!({"region": "us-east-1"})),
+        "azure" => (
+            &["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"],
+            json!({"subscription": "00000000-0000-0000-0000-000000000000"}),
+        ),
+        _ => (&["CLOUDSDK_AUTH_ACCESS_TOKEN"], json!({"project": "my-project"})),
+    };
+    let vars: BTreeMap<String, String> =
+        vars.iter().map(|name| ((*name).to_owned(), "test".to_owned())).collect();
+    let world = World::fixed(Arc::new(SystemClock), vars, "/".into());
+    let wire: Arc<dyn Wire> = Arc::<Recorded>::clone(wire);
+    (super::by_name(adapter).unwrap().connect)(&world, &keys, Link::Wire(wire)).unwrap()
+}
+
+/// The label that the recorded lane has.
+fn label() -> Label {
+    Label { lane: "demo".to_owned(), lineage: Lineage::fixed("0f3c9a") }
+}
+
+fn request(sku: &'static str, region: &'static str) -> CreateRequest {
+    CreateRequest {
+        label: label(),
+        sku: Sku::fixed(sku),
+        region: Region::fixed(region),
+        image: "debian-13".to_owned(),
+        disk_bytes: 50_000_000_000,
+        kvm: true,
+        user_data: "#cloud-config\n".to_owned(),
+        expires_at: "2126-05-06T12:00:00Z".parse().unwrap(),
+        fingerprint: Fingerprint(Digest::of(b"wanted")),
+        token: ClientToken::fixed("01j0000000000000000000aaaa"),
+        allow_from: vec!["203.0.113.7/32".to_owned()],
+    }
+}
+
+fn kind(error: &ProviderError) -> &'static str {
+    match error {
+        ProviderError::Auth { .. } => "auth",
+        ProviderError::Rejected { .. } => "rejected",
+        ProviderError::Capacity { .. } => "capacity",
+        ProviderError::Quota { .. } => "quota",
+        ProviderError::Transient { .. } => "transient",
+        ProviderError::Ambiguous { .. } => "ambiguous",
+        ProviderError::Unavailable { .. } => "unavailable",
+    }
+}
+
+/// What an error has to be, and the words that it has to hold.
+#[track_caller]
+fn expect<T: std::fmt::Debug>(result: Result<T, ProviderError>, wanted: &str, words: &str) {
+    let error = result.unwrap_err();
+    let shown = error.to_string();
+    assert_eq!(kind(&error), wanted, "{shown}");
+    for word in words.split('|') {
+        assert!(shown.contains(word), "{word:?} is not in {shown:?}");
+    }
+}
+
+/// Reads the lines of a file of errors.
+fn reported(text: &str) -> Vec<(u16, Value)> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .map(|line: Value| (u16::try_from(line["status"].as_u64().unwrap()).unwrap(), line))
+        .collect()
+}
+
+/// What each error means, by its code: of what kind it is, and what its message holds.
+type Meanings = [(&'static str, &'static str, &'static str)];
+
+#[track_caller]
+fn meaning<'a>(meanings: &'a Meanings, line: &str) -> &'a (&'static str, &'static str, &'static str) {
+    meanings.iter().find(|(code, ..)| line.contains(code)).unwrap_or_else(|| panic!("what is {line}?"))
+}
+
+mod aws {
+    use super::*;
+
+    const TAGS: [(&str, &str); 3] = [("managed-by", "lane"), ("lane", "demo"), ("lineage", "0f3c9a")];
+
+    fn rules_of_one_region(instances: impl Into<String>) -> [(&'static str, Vec<Response>); 3] {
+        [
+            ("&Action=DescribeRegions", vec![ok(kept!("aws/regions.xml"))]),
+            ("us-east-1 &Action=DescribeInstances", vec![ok(instances)]),
+            ("eu-central-1 &Action=DescribeInstances", vec![ok(kept!("aws/instances_none.xml"))]),
+        ]
+    }
+
+    /// Puts a lane's tags beside those that a thing was recorded with.
+    fn tagged(xml: &str) -> String {
+        let item = |(key, value)| format!("<item><key>{key}</key><value>{value}</value></item>");
+        let ours = TAGS.map(item).concat();
+        xml.replace("<tagSet>", &format!("<tagSet>{ours}"))
+    }
+
+    /// The recorded groups have no tags at all.
+    fn groups_of_a_lane() -> String {
+        let end = "</ipPermissionsEgress>";
+        tagged(&kept!("aws/groups.xml").replace(end, &format!("{end}<tagSet></tagSet>")))
+    }
+
+    /// Writes the text of a document in character references; it means the same.
+    fn referenced(xml: &str) -> String {
+        let (mut out, mut inside) = (String::new(), false);
+        for (at, letter) in xml.chars().enumerate() {
+            inside = (inside || letter == '<') && letter != '>';
+            match u32::from(letter) {
+                code if !inside && letter.is_alphanumeric() && at % 2 == 0 => {
+                    let _ = write!(out, "&#{code};");
+                }
+                code if !inside && letter.is_alphanumeric() => {
+                    let _ = write!(out, "&#x{code:X};");
+                }
+                _ => out.push(letter),
+            }
+        }
+        out
+    }
+
+    async fn found(instances: impl Into<String>) -> Vec<Host> {
+        let wire = Recorded::new(rules_of_one_region(instances));
+        let found = connect("aws", &wire).find(&Selector::Owned).await.unwrap();
+        // Two of the four regions are not opted in, and would answer with an error.
+        assert_eq!(wire.asked("&Action=DescribeInstances").len(), 2);
+        found
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lanes_instance_is_read_in_every_field() {
+        let expected = Host {
+            id: HostId::fixed("us-east-1/i-b6b5ff55c5546191e"),
+            label: label(),
+            status: HostStatus::Running,
+            address: Some("54.214.75.239".parse().unwrap()),
+            ssh_port: 22,
+            sku: Sku::fixed("m8i.xlarge"),
+            region: Region::fixed("us-east-1"),
+            fingerprint: None,
+            created_at: Some("2026-11-23T15:16:03Z".parse().unwrap()),
+            expires_at: Some("2026-11-23T17:00:00Z".parse().unwrap()),
+        };
+        let recorded = kept!("aws/instance_of_a_lane.xml");
+        let expected = [expected];
+        assert_eq!(found(recorded).await, expected);
+        assert_eq!(found(referenced(recorded)).await, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_without_our_tags_is_no_host() {
+        let (running, stopped) = (kept!("aws/instance_running.xml"), kept!("aws/instances_stopped.xml"));
+        assert_eq!(found(running).await, []);
+        assert_eq!(found(stopped).await, []);
+
+        let host = &found(tagged(running)).await[0];
+        assert_eq!((host.id.as_str(), host.status), ("us-east-1/i-c72af2f6", HostStatus::Running));
+        assert_eq!((host.sku.as_str(), host.address), ("t2.micro", "3.87.216.170".parse().ok()));
+        assert_eq!(host.created_at, "2020-08-12T14:11:40Z".parse().ok());
+        // The other one's list of tags is empty.
+        let hosts = found(tagged(stopped)).await;
+        assert_eq!(hosts.len(), 1);
+        assert_eq!((hosts[0].id.as_str(), hosts[0].status), ("us-east-1/i-8474834a", HostStatus::Stopped));
+        assert_eq!((hosts[0].address, hosts[0].expires_at), ("1.2.3.5".parse().ok(), None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_terminated_instance_is_asked_not_to_be_listed() {
+        let wire = Recorded::new([
+            ("&Action=DescribeRegions", vec![ok(kept!("aws/regions.xml"))]),
+            ("&Action=DescribeInstances =terminated", vec![ok(kept!("aws/instance_terminated.xml"))]),
+            ("&Action=DescribeInstances =instance-state-name", vec![ok(kept!("aws/instances_none.xml"))]),
+            ("&Action=DescribeInstances", vec![ok(kept!("aws/instance_terminated.xml"))]),
+        ]);
+        assert_eq!(connect("aws", &wire).find(&Selector::Label(label())).await.unwrap(), []);
+    }
+
+    fn making(group: Response, started: Response) -> Arc<Recorded> {
+        Recorded::new([
+            ("&Action=DescribeImages", vec![ok(kept!("aws/images.xml"))]),
+            ("&Action=DescribeVpcs", vec![ok(kept!("aws/vpc_default.xml"))]),
+            ("&Action=CreateSecurityGroup &VpcId=vpc-33a6f38d11d033fa0", vec![group]),
+            ("&Action=DescribeSecurityGroups", vec![ok(groups_of_a_lane())]),
+            ("&Action=AuthorizeSecurityGroupIngress", vec![ok(kept!("aws/group_admits.xml"))]),
+            ("&Action=RunInstances", vec![started]),
+        ])
+    }
+
+    async fn create(wire: &Arc<Recorded>) -> Result<HostId, ProviderError> {
+        connect("aws", wire).create(&request("m8i.xlarge", "us-east-1")).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_is_started_from_the_newest_image_behind_its_group() {
+        let wire = making(ok(kept!("aws/group_made.xml")), ok(kept!("aws/instance_started.xml")));
+        assert_eq!(create(&wire).await.unwrap().as_str(), "us-east-1/i-2ba64342");
+        let run = "&Action=RunInstances &ImageId=ami-57ba933a& &BlockDeviceMapping.1.DeviceName=/dev/sda1&";
+        let run = format!("{run} &NetworkInterface.1.SecurityGroupId.1=sg-390205f4c0e77ff57&");
+        assert_eq!(wire.asked(&run).len(), 1, "{:?}", wire.asked("&Action=RunInstances"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_of_an_earlier_try_is_taken_and_one_of_others_is_not() {
+        let duplicate = || answer(400, kept!("aws/group_duplicate.xml"));
+        let wire = making(duplicate(), ok(kept!("aws/instance_started.xml")));
+        create(&wire).await.unwrap();
+        assert_eq!(
+            wire.asked("&Action=RunInstances &NetworkInterface.1.SecurityGroupId.1=sg-80f755ef&").len(),
+            1
+        );
+
+        let wire = making(duplicate(), ok(kept!("aws/instance_started.xml")));
+        let others = VecDeque::from([ok(kept!("aws/groups.xml"))]);
+        wire.rules.lock().unwrap()[3].1 = others;
+        expect(create(&wire).await, "rejected", "aws|lane-demo-0f3c9a|stands in the way");
+        assert_eq!(wire.asked("&Action=RunInstances"), Vec::<String>::new());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_was_used_otherwise_leaves_it_open_what_there_is() {
+        let wire =
+            making(ok(kept!("aws/group_made.xml")), answer(400, kept!("aws/token_used_otherwise.xml")));
+        let words = "IdempotentParameterMismatch: Arguments on this|5dabd361-d2e0-4f79-937d-4b2852a3b719";
+        expect(create(&wire).await, "ambiguous", words);
+        assert_eq!(wire.asked("&Action=RunInstances").len(), 1);
+    }
+
+    fn reported_code(code: &str) -> Response {
+        let lines = reported(kept!("aws/reported.jsonl"));
+        let (status, line) =
+            lines.iter().find(|(_, line)| line["body"].as_str().unwrap().contains(code)).unwrap();
+        answer(*status, line["body"].as_str().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn destroy_takes_the_group_too_and_waits_for_nobody() {
+        let wire = Recorded::new([
+            ("&Action=TerminateInstances", vec![ok(kept!("aws/instance_terminates.xml"))]),
+            ("&Action=DescribeInstances", vec![ok(kept!("aws/instance_terminated.xml"))]),
+            ("&Action=DescribeSecurityGroups =tag:lineage =0f3c9a", vec![ok(groups_of_a_lane())]),
+            ("&Action=DeleteSecurityGroup", vec![reported_code("DependencyViolation")]),
+        ]);
+        let id = HostId::fixed("us-east-1/i-b6b5ff55c5546191e");
+        connect("aws", &wire).destroy(&id).await.unwrap();
+        assert_eq!(wire.asked("&Action=DeleteSecurityGroup &GroupId=sg-80f755ef").len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_there_is_destroyed() {
+        let wire = Recorded::new([
+            ("Instances", vec![answer(400, kept!("aws/instance_not_found.xml"))]),
+            (
+                "&Action=DeleteSecurityGroup &GroupId=sg-390205f4c0e77ff57",
+                vec![answer(400, kept!("aws/group_not_found.xml"))],
+            ),
+            ("&Action=DeleteSecurityGroup", vec![ok(kept!("aws/group_deleted.xml"))]),
+            ("&Action=GetConsoleOutput", vec![answer(400, kept!("aws/instance_not_found.xml"))]),
+        ]);
+        let provider = connect("aws", &wire);
+        for own in ["i-0123456789abcdef0", "sg-390205f4c0e77ff57", "sg-80f755ef"] {
+            provider.destroy(&HostId::new(format!("us-east-1/{own}"))).await.unwrap();
+        }
+        let id = HostId::fixed("us-east-1/i-0123456789abcdef0");
+        assert_eq!(provider.console_log(&id).await.unwrap(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lease_of_what_is_not_there_cannot_be_moved() {
+        let wire =
+            Recorded::new([("&Action=CreateTags", vec![answer(400, kept!("aws/instance_not_found.xml"))])]);
+        let id = HostId::fixed("us-east-1/i-0123456789abcdef0");
+        let moved = connect("aws", &wire).set_expiry(&id, "2126-05-06T12:00:00Z".parse().unwrap()).await;
+        expect(moved, "rejected", "aws: moving the lease was refused: InvalidInstanceID.NotFound");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_console_is_decoded() {
+        let id = HostId::fixed("us-east-1/i-b6b5ff55c5546191e");
+        // Base64 may come in lines.
+        let broken = kept!("aws/console.xml").replace("TGludXgg", "TGlu\n  dXgg");
+        for (xml, begins) in [
+            (kept!("aws/console_short.xml"), "Test String"),
+            (kept!("aws/console.xml"), "Linux version 2.6.16-xenU"),
+            (broken.as_str(), "Linux version 2.6.16-xenU"),
+        ] {
+            let wire = Recorded::new([("&Action=GetConsoleOutput", vec![ok(xml)])]);
+            let text = connect("aws", &wire).console_log(&id).await.unwrap().unwrap();
+            assert!(text.starts_with(begins), "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_names_the_host_that_it_belongs_to() {
+        let [regions, instances, elsewhere] = rules_of_one_region(kept!("aws/instances_none.xml"));
+        let nothing = || vec![ok("<DescribeResponse/>")];
+        let wire = Recorded::new([
+            regions,
+            instances,
+            elsewhere,
+            ("us-east-1 &Action=DescribeVolumes", vec![ok(kept!("aws/volumes.xml"))]),
+            ("us-east-1 &Action=DescribeNetworkInterfaces", vec![ok(kept!("aws/interfaces.xml"))]),
+            ("us-east-1 &Action=DescribeSecurityGroups", vec![ok(groups_of_a_lane())]),
+            ("eu-central-1", nothing()),
+        ]);
+        let left = connect("aws", &wire).residue(&Selector::Label(label())).await.unwrap();
+        let shown: Vec<String> = left.iter().map(|left| format!("{left} of {}", left.host)).collect();
+        assert_eq!(
+            shown,
+            [
+                "volume vol-eb1ba383e7c0b3db6 (60 GB in us-east-1) of us-east-1/i-b6b5ff55c5546191e",
+                "network interface eni-2b986f38 (us-east-1) of us-east-1/i-c72af2f6",
+                "security group sg-80f755ef (free of charge, in us-east-1) of us-east-1/sg-80f755ef",
+            ]
+        );
+        assert_eq!(left[0].created_at, "2026-11-23T15:16:03Z".parse().ok());
+    }
+
+    const MEANINGS: &Meanings = &[
+        (
+            "AuthFailure",
+            "auth",
+            "AuthFailure: the access credentials|aws sts get-caller-identity|request 0000",
+        ),
+        ("UnauthorizedOperation", "auth", "UnauthorizedOperation: |a policy has to allow"),
+        // Amazon answers with 500, which says of others that nobody knows what was done.
+        ("InsufficientInstanceCapacity", "capacity", "us-east-1d and us-east-1e|try another region or `sku`"),
+        ("VcpuLimitExceeded", "quota", "the limit of 16|L-1216C47A"),
+        ("RequestLimitExceeded", "transient", "RequestLimitExceeded: "),
+        ("DependencyViolation", "transient", "DependencyViolation: |sg-80f755ef"),
+    ];
+
+    #[tokio::test(start_paused = true)]
+    async fn each_error_has_its_kind_when_listing_and_when_creating() {
+        for (status, line) in reported(kept!("aws/reported.jsonl")) {
+            let body = line["body"].as_str().unwrap();
+            let (_, kind, words) = meaning(MEANINGS, body);
+            let words = &format!("aws: |{words}");
+            let refused = || answer(status, body);
+            let [regions, ..] = rules_of_one_region("");
+            let wire = Recorded::new([regions, ("&Action=DescribeInstances", vec![refused()])]);
+            expect(connect("aws", &wire).find(&Selector::Owned).await, kind, words);
+            let wire = making(ok(kept!("aws/group_made.xml")), refused());
+            expect(create(&wire).await, kind, words);
+            assert_eq!(wire.asked("&Action=RunInstances").len(), 1, "{body}");
+        }
+        // A code that the adapter does not know.
+        let wire = making(ok(kept!("aws/group_made.xml")), answer(400, kept!("aws/key_pair_not_found.xml")));
+        expect(create(&wire).await, "rejected", "InvalidKeyPair.NotFound: The key pair 'test-key-pair'");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_region_that_refuses_leaves_no_listing() {
+        let wire = Recorded::new([
+            ("&Action=DescribeRegions", vec![ok(kept!("aws/regions.xml"))]),
+            ("us-east-1 &Action=DescribeInstances", vec![ok(kept!("aws/instance_of_a_lane.xml"))]),
+            ("eu-central-1", vec![reported_code("UnauthorizedOperation")]),
+        ]);
+        expect(connect("aws", &wire).find(&Selector::Owned).await, "auth", "UnauthorizedOperation");
+    }
+}
+
+mod azure {
+    use super::*;
+
+    const LOGIN: &str = "https://login.microsoftonline.com/test/oauth2/v2.0/token";
+
+    fn token() -> (&'static str, Vec<Response>) {
+        (LOGIN, vec![ok("{\"access_token\": \"test\", \"expires_in\": 3599}")])
+    }
+
+    /// Returns the answers of a conversation.
+    fn told(text: &str) -> Vec<Response> {
+        let one = |line: &str| {
+            let told: Value = serde_json::from_str(line).unwrap();
+            let told = &told["response"];
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            let headers = told["headers"].as_object().unwrap();
+            Response {
+                status: u16::try_from(told["status"].as_u64().unwrap()).unwrap(),
+                headers: headers.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
+                body: if told["body"].is_null() { vec![] } else { told["body"].to_string().into_bytes() },
+            }
+        };
+        text.lines().map(one).collect()
+    }
+
+    fn part(text: &str, at: usize) -> Vec<Response> {
+        vec![told(text)[at].clone()]
+    }
+
+    fn our_tags() -> Value {
+        let ours = [("managed-by", "lane"), ("lane", "demo"), ("lineage", "0f3c9a")];
+        let mut tags: BTreeMap<&str, &str> = ours.into();
+        tags.insert("expires", "2026-11-23T17:00:00Z");
+        json!(tags)
+    }
+
+    fn groups(ours: bool) -> Value {
+        let mut groups: Value = serde_json::from_str(kept!("azure/groups.json")).unwrap();
+        if ours {
+            groups["value"][0]["tags"] = our_tags();
+        }
+        groups
+    }
+
+    fn said(body: &Value) -> Vec<Response> {
+        vec![ok(body.to_string())]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_page_may_have_a_successor() {
+        let pages = told(kept!("azure/groups_by_tag.jsonl"));
+        let listing = |last: Vec<Response>| {
+            Recorded::new([
+                token(),
+                ("skiptoken= IjEhMTA0", vec![pages[1].clone()]),
+                ("skiptoken= IjEhNjgh", last),
+                ("GET /resourcegroups managed-by", vec![pages[0].clone()]),
+            ])
+        };
+        let wire = listing(vec![pages[2].clone()]);
+        assert_eq!(connect("azure", &wire).residue(&Selector::Owned).await.unwrap(), []);
+        assert_eq!(wire.asked("/resourcegroups").len(), 3);
+        let wire = listing(said(&groups(true)));
+        let left = connect("azure", &wire).residue(&Selector::Owned).await.unwrap();
+        assert_eq!(left.iter().map(|left| left.id.as_str()).collect::<Vec<_>>(), ["miq-misc-eastus"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_next_page_that_cannot_be_asked_for_is_no_end() {
+        let mut page = groups(true);
+        page["nextLink"] = "https://elsewhere.example/subscriptions/x/resourcegroups".into();
+        let wire = Recorded::new([token(), ("/resourcegroups", said(&page))]);
+        let found = connect("azure", &wire).residue(&Selector::Owned).await;
+        expect(found, "rejected", "azure|https://elsewhere.example/");
+        assert_eq!(wire.asked("elsewhere.example"), Vec::<String>::new());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_is_read_with_its_view_and_its_address() {
+        let mut machine: Value = serde_json::from_str(kept!("azure/machine.json")).unwrap();
+        machine["properties"]["instanceView"] =
+            serde_json::from_str(kept!("azure/machine_view.json")).unwrap();
+        let found = async |ours: bool, machine: &Value| {
+            let wire = Recorded::new([
+                token(),
+                (
+                    "/resourceGroups/miq-misc-eastus/ /virtualMachines/host &$expand=instanceView",
+                    said(machine),
+                ),
+                (
+                    "/resourceGroups/miq-misc-eastus/ /publicIPAddresses/ip",
+                    vec![ok(kept!("azure/address.json"))],
+                ),
+                ("GET /resourcegroups", said(&groups(ours))),
+            ]);
+            connect("azure", &wire).find(&Selector::Owned).await.unwrap()
+        };
+        assert_eq!(found(false, &machine).await, []);
+        let hosts = found(true, &machine).await;
+        assert_eq!(hosts.len(), 1);
+        let host = &hosts[0];
+        assert_eq!((host.id.as_str(), &host.label), ("miq-misc-eastus", &label()));
+        assert_eq!((host.status, host.address), (HostStatus::Running, "40.78.54.4".parse().ok()));
+        assert_eq!((host.sku.as_str(), host.region.as_str()), ("Basic_A0", "eastus"));
+        assert_eq!(host.expires_at, "2026-11-23T17:00:00Z".parse().ok());
+        // Off and billed.
+        let off = machine.to_string().replace("PowerState/running", "PowerState/stopped");
+        let off = found(true, &serde_json::from_str(&off).unwrap()).await;
+        assert_eq!(off[0].status, HostStatus::Stopped);
+    }
+
+    /// All that a create asks for; each object of the network is `Updating` at first.
+    fn making(machine: Vec<Response>, seen: Vec<Response>) -> Arc<Recorded> {
+        let (guard, net) = (kept!("azure/security_group_made.jsonl"), kept!("azure/network_made.jsonl"));
+        let address = kept!("azure/address_made.jsonl");
+        Recorded::new([
+            token(),
+            ("PUT /networkSecurityGroups/nsg?", part(guard, 0)),
+            ("GET /networkSecurityGroups/nsg?", part(guard, 1)),
+            ("PUT /virtualNetworks/net?", part(net, 0)),
+            ("GET /virtualNetworks/net?", part(net, 1)),
+            ("PUT /publicIPAddresses/ip?", part(address, 0)),
+            ("GET /publicIPAddresses/ip?", part(address, 1)),
+            ("PUT /networkInterfaces/nic?", told(kept!("azure/interface_made.jsonl"))),
+            ("PUT /virtualMachines/host?", machine),
+            ("GET /virtualMachines/host?", seen),
+            ("GET /resourcegroups/lane-demo-0f3c9a?", part(kept!("azure/refused.jsonl"), 1)),
+            ("PUT /resourcegroups/lane-demo-0f3c9a?", part(kept!("azure/group_made_and_deleted.jsonl"), 0)),
+        ])
+    }
+
+    async fn create(wire: &Arc<Recorded>) -> Result<HostId, ProviderError> {
+        connect("azure", wire).create(&request("Standard_D4s_v3", "westus")).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_is_made_once_its_network_is_there() {
+        let machine = told(kept!("azure/machine_made.jsonl"));
+        let creating = machine[0].clone();
+        let wire = making(vec![machine[0].clone()], vec![creating.clone(), creating, machine[1].clone()]);
+        assert_eq!(create(&wire).await.unwrap().as_str(), "lane-demo-0f3c9a");
+        let order: Vec<String> = wire
+            .asked("/resource")
+            .iter()
+            .map(|text| {
+                let mut words = text.split(' ');
+                let (method, url) = (words.next().unwrap(), words.next().unwrap());
+                format!("{method} {}", url.rsplit('/').next().unwrap().trim_end_matches('?'))
+            })
+            .collect();
+        let (group, network) = (["GET lane-demo-0f3c9a", "PUT lane-demo-0f3c9a"], ["nsg", "net", "ip"]);
+        let network = network.iter().flat_map(|name| [format!("PUT {name}"), format!("GET {name}")]);
+        let rest = ["PUT nic", "PUT host", "GET host", "GET host", "GET host"];
+        let expected: Vec<String> = group
+            .iter()
+            .map(|text| (*text).to_owned())
+            .chain(network)
+            .chain(rest.iter().map(|text| (*text).to_owned()))
+            .collect();
+        assert_eq!(order, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_is_deleted_if_it_is_ours_and_there() {
+        let told = told(kept!("azure/group_made_and_deleted.jsonl"));
+        let wire = |ours: bool| {
+            let mut group: Value = serde_json::from_slice(&told[0].body).unwrap();
+            if ours {
+                group["tags"] = our_tags();
+            }
+            Recorded::new([
+                token(),
+                ("GET /resourcegroups/", said(&group)),
+                ("DELETE", vec![told[1].clone()]),
+            ])
+        };
+        let id = HostId::fixed("lane-demo-0f3c9a");
+        let ours = wire(true);
+        connect("azure", &ours).destroy(&id).await.unwrap();
+        assert_eq!(ours.asked("DELETE /resourcegroups/lane-demo-0f3c9a?").len(), 1);
+        let others = wire(false);
+        expect(connect("azure", &others).destroy(&id).await, "rejected", "does not carry lane's tags");
+        assert_eq!(others.asked("DELETE"), Vec::<String>::new());
+        let gone = Recorded::new([token(), ("GET", part(kept!("azure/refused.jsonl"), 1))]);
+        connect("azure", &gone).destroy(&id).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moved_lease_keeps_the_other_tags() {
+        let made = told(kept!("azure/group_made_and_deleted.jsonl"))[0].clone();
+        let wire = Recorded::new([token(), ("/resourcegroups/lane-demo-0f3c9a?", vec![made])]);
+        let until = "2126-05-06T12:00:00Z".parse().unwrap();
+        let id = HostId::fixed("lane-demo-0f3c9a");
+        connect("azure", &wire).set_expiry(&id, until).await.unwrap();
+        let patched = wire.asked(r#"PATCH "tag1":"val1" "tag2":"val2" "expires":"2126-05-06T12:00:00Z""#);
+        assert_eq!(patched.len(), 1, "{:?}", wire.asked("PATCH"));
+        let gone = Recorded::new([token(), ("GET", part(kept!("azure/refused.jsonl"), 1))]);
+        let moved = connect("azure", &gone).set_expiry(&id, until).await;
+        expect(moved, "rejected", "azure: moving the lease was refused: HTTP 404");
+    }
+
+    const MEANINGS: &Meanings = &[
+        ("ExpiredAuthenticationToken", "auth", "ExpiredAuthenticationToken: |az login"),
+        ("AuthorizationFailed", "auth", "AuthorizationFailed: |resourcegroups/read|the role Contributor"),
+        ("SkuNotAvailable", "capacity", "SkuNotAvailable: Standard_B2s|try another `location`"),
+        ("OperationNotAllowed", "quota", "OperationNotAllowed: |limit 50|Quotas page"),
+        // The inner error counts; this one also lacks the outer `error`.
+        ("InvalidTemplateDeployment", "quota", "QuotaExceeded: |limit 4|Quotas page"),
+        ("ResourceGroupBeingDeleted", "transient", "ResourceGroupBeingDeleted: "),
+        ("ResourceGroupNotFound", "rejected", "ResourceGroupNotFound: "),
+        ("InvalidResourceGroup", "rejected", "InvalidResourceGroup: The provided resource group name"),
+        ("EnableQueryAttribute", "rejected", "HTTP 400: |Query option 'Filter' is not allowed"),
+    ];
+
+    #[tokio::test(start_paused = true)]
+    async fn each_error_has_its_kind_when_listing_and_when_creating() {
+        let mut refusals = told(kept!("azure/refused.jsonl"));
+        // The answer to a HEAD has no words.
+        refusals.retain(|refusal| !refusal.body.is_empty());
+        refusals.extend(reported(kept!("azure/reported.jsonl")).into_iter().map(|(status, line)| Response {
+            headers: vec![("x-ms-correlation-request-id".to_owned(), "r-1".to_owned())],
+            ..answer(status, line["body"].to_string())
+        }));
+        assert_eq!(refusals.len(), MEANINGS.len());
+        for refused in refusals {
+            let (code, kind, words) = meaning(MEANINGS, std::str::from_utf8(&refused.body).unwrap());
+            let words = &format!("azure: |{words}");
+            let wire = Recorded::new([token(), ("GET", vec![refused.clone()])]);
+            expect(connect("azure", &wire).find(&Selector::Owned).await, kind, words);
+            let wire = making(vec![refused.clone()], vec![]);
+            expect(create(&wire).await, kind, words);
+            assert_eq!(wire.asked("PUT /virtualMachines/host?").len(), 1, "{code}");
+        }
+    }
+}
+
+mod gcp {
+    use super::*;
+
+    const LABELS: &str =
+        r#"{"managed-by": "lane", "lane": "demo", "lineage": "0f3c9a", "expires": "1795453200"}"#;
+
+    fn instances() -> Value {
+        serde_json::from_str(kept!("gcp/instances.json")).unwrap()
+    }
+
+    /// The recorded instances, one of which is a lane's.
+    fn with_a_lane() -> Value {
+        let mut instances = instances();
+        instances["items"]["zones/us-central1-b"]["instances"][0]["labels"] =
+            serde_json::from_str(LABELS).unwrap();
+        instances
+    }
+
+    async fn found(instances: &Value) -> Result<Vec<Host>, ProviderError> {
+        let wire = Recorded::new([(
+            "GET /projects/my-project/aggregated/instances",
+            vec![ok(instances.to_string())],
+        )]);
+        connect("gcp", &wire).find(&Selector::Owned).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lanes_instance_is_read_in_every_field() {
+        assert_eq!(found(&instances()).await.unwrap(), []);
+        let expected = Host {
+            id: HostId::fixed("us-central1-b/instance-group-2-797c"),
+            label: label(),
+            status: HostStatus::Running,
+            address: Some("35.192.138.23".parse().unwrap()),
+            ssh_port: 22,
+            sku: Sku::fixed("n1-standard-1"),
+            region: Region::fixed("us-central1-b"),
+            fingerprint: None,
+            created_at: instances()["items"]["zones/us-central1-b"]["instances"][0]["creationTimestamp"]
+                .as_str()
+                .and_then(|text| text.parse().ok()),
+            expires_at: Some("2026-11-23T17:00:00Z".parse().unwrap()),
+        };
+        assert!(expected.created_at.is_some());
+        assert_eq!(found(&with_a_lane()).await.unwrap(), [expected]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_zone_that_does_not_answer_is_no_empty_zone() {
+        // The recorded zones with nothing in them say `NO_RESULTS_ON_PAGE`, and are not taken for silent ones.
+        let (mut silent, mut left_out, mut warned) = (with_a_lane(), with_a_lane(), with_a_lane());
+        silent["items"]["zones/europe-west1-b"]["warning"]["code"] = "UNREACHABLE".into();
+        left_out["unreachables"] =
+            json!(["https://www.googleapis.com/compute/v1/projects/my-project/zones/us-east1-b"]);
+        warned["warning"] = json!({"code": "UNREACHABLE", "message": "zones/us-east1-b is unreachable"});
+        for (page, zone) in [(silent, "europe-west1-b"), (left_out, "us-east1-b"), (warned, "us-east1-b")] {
+            let words = format!("gcp: |{zone}|nobody knows what is there");
+            expect(found(&page).await, "transient", &words);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_of_rules_that_is_not_whole_is_an_error() {
+        let residue = async |rules: Value| {
+            let wire = Recorded::new([
+                ("/aggregated/instances", vec![ok(with_a_lane().to_string())]),
+                ("/aggregated/disks", vec![ok(kept!("gcp/disks.json"))]),
+                ("/global/firewalls", vec![ok(rules.to_string())]),
+            ]);
+            connect("gcp", &wire).residue(&Selector::Owned).await
+        };
+        let left = residue(json!({"kind": "compute#firewallList"})).await.unwrap();
+        let shown: Vec<String> = left.iter().map(|left| format!("{left} of {}", left.host)).collect();
+        assert_eq!(shown, ["disk test1 (10 GB in us-central1-b) of us-central1-b/test1"]);
+        let partial = json!({"warning": {"code": "PARTIAL_SUCCESS", "message": "some are missing"}});
+        expect(residue(partial).await, "transient", "gcp|some are missing");
+    }
+
+    fn running(operation: &str) -> Response {
+        ok(operation.replace("PENDING", "RUNNING"))
+    }
+
+    const INSERT: &str = "POST /zones/us-central1-a/instances?";
+    const INSERTION: &str =
+        "GET /zones/us-central1-a/operations/operation-zones_us-central1-a_instances_post?";
+
+    fn making(inserted: Vec<Response>, insertion: Vec<Response>) -> Arc<Recorded> {
+        let rule = kept!("gcp/rule_pending.json");
+        Recorded::new([
+            ("POST /global/firewalls?", vec![ok(rule)]),
+            (
+                "GET /global/operations/operation-global_firewalls_post?",
+                vec![running(rule), ok(kept!("gcp/rule_done.json"))],
+            ),
+            (INSERT, inserted),
+            (INSERTION, insertion),
+        ])
+    }
+
+    async fn create(wire: &Arc<Recorded>) -> Result<HostId, ProviderError> {
+        connect("gcp", wire).create(&request("n2-standard-4", "us-central1-a")).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_is_there_when_its_operation_is_done() {
+        let pending = kept!("gcp/insert_pending.json");
+        let insertion = vec![ok(pending), running(pending), ok(kept!("gcp/insert_done.json"))];
+        let wire = making(vec![ok(pending)], insertion);
+        assert_eq!(create(&wire).await.unwrap().as_str(), "us-central1-a/lane-demo-0f3c9a");
+        assert_eq!((wire.asked(INSERT).len(), wire.asked(INSERTION).len()), (1, 3));
+        assert_eq!(wire.asked("GET /global/operations/").len(), 3);
+    }
+
+    /// An operation that went wrong, put together from the recorded one and what was reported.
+    fn failed(status: u16, error: &Value) -> String {
+        let mut operation: Value = serde_json::from_str(kept!("gcp/insert_done.json")).unwrap();
+        operation["error"] = json!({"errors": [error]});
+        operation["httpErrorStatusCode"] = status.into();
+        operation.to_string()
+    }
+
+    const OPERATIONS: &Meanings = &[
+        (
+            "POOL_EXHAUSTED_WITH_DETAILS",
+            "capacity",
+            "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS: |us-central1-a, us-central1-f zone(s)|another `zone`|operation-1",
+        ),
+        ("POOL_EXHAUSTED", "capacity", "ZONE_RESOURCE_POOL_EXHAUSTED: the zone|another `zone`"),
+        ("QUOTA_EXCEEDED", "quota", "QUOTA_EXCEEDED: quota 'C2_CPUS' is 50.0|Quotas page"),
+        // Whose it is shows by looking.
+        ("RESOURCE_ALREADY_EXISTS", "ambiguous", "RESOURCE_ALREADY_EXISTS: |already exists"),
+        ("RESOURCE_NOT_READY", "transient", "RESOURCE_NOT_READY: |is not ready"),
+    ];
+
+    #[tokio::test(start_paused = true)]
+    async fn an_operation_that_failed_says_why() {
+        let mut operations: Vec<String> =
+            [kept!("gcp/zone_exhausted.json"), kept!("gcp/already_exists.json"), kept!("gcp/not_ready.json")]
+                .map(str::to_owned)
+                .into();
+        let lines = reported(kept!("gcp/reported.jsonl"));
+        let lines = lines.iter().filter(|(_, line)| line["operation"].is_object());
+        operations.extend(lines.map(|(status, line)| failed(*status, &line["operation"])));
+        assert_eq!(operations.len(), OPERATIONS.len());
+        for operation in operations {
+            let (_, kind, words) = meaning(OPERATIONS, &operation);
+            let wire = making(vec![ok(kept!("gcp/insert_pending.json"))], vec![ok(operation)]);
+            expect(create(&wire).await, kind, &format!("gcp|{words}"));
+            assert_eq!(wire.asked(INSERT).len(), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn destroy_sees_the_deletion_through_and_takes_gone_for_gone() {
+        let destroy = async |deletion: Response| {
+            let wire = Recorded::new([
+                (
+                    "DELETE /zones/us-central1-a/instances/node-name?",
+                    vec![ok(kept!("gcp/delete_pending.json"))],
+                ),
+                ("GET /operations/operation-zones_us-central1-a_instances_node-name_delete?", vec![deletion]),
+                ("DELETE /disks/", vec![answer(404, kept!("gcp/instance_not_found.json"))]),
+                ("DELETE /firewalls/", vec![answer(404, kept!("gcp/instance_not_found.json"))]),
+            ]);
+            let id = HostId::fixed("us-central1-a/node-name");
+            let destroyed = connect("gcp", &wire).destroy(&id).await;
+            (destroyed, wire.asked("DELETE").len())
+        };
+        let (destroyed, asked) = destroy(ok(kept!("gcp/delete_done.json"))).await;
+        destroyed.unwrap();
+        assert_eq!(asked, 4);
+        let (destroyed, asked) = destroy(ok(kept!("gcp/not_ready.json"))).await;
+        expect(destroyed, "transient", "RESOURCE_NOT_READY");
+        assert_eq!(asked, 1);
+    }
+
+    const MEANINGS: &Meanings = &[
+        (
+            "accessNotConfigured",
+            "auth",
+            "accessNotConfigured: |enable the Compute Engine API|compute.googleapis.com/overview",
+        ),
+        ("rateLimitExceeded", "transient", "rateLimitExceeded: |Read requests"),
+        ("<!DOCTYPE html>", "rejected", "HTTP 404: |Error 404 (Not Found)"),
+        ("image/family", "rejected", "notFound: |coreos-stable"),
+    ];
+
+    #[tokio::test(start_paused = true)]
+    async fn each_error_has_its_kind_when_listing_and_when_creating() {
+        let mut refusals = vec![answer(404, kept!("gcp/image_not_found.json"))];
+        for (status, line) in reported(kept!("gcp/reported.jsonl")) {
+            match &line["body"] {
+                Value::Null => {}
+                Value::String(text) => refusals.push(answer(status, text)),
+                body => refusals.push(answer(status, body.to_string())),
+            }
+        }
+        for refused in refusals {
+            let text =
+                String::from_utf8(refused.body.clone()).unwrap().replace("images/family", "image/family");
+            let (_, kind, words) = meaning(MEANINGS, &text);
+            let words = format!("gcp: |{words}");
+            let wire = Recorded::new([("/aggregated/instances", vec![refused.clone()])]);
+            expect(connect("gcp", &wire).find(&Selector::Owned).await, kind, &words);
+            let wire = making(vec![refused.clone()], vec![]);
+            expect(create(&wire).await, kind, &words);
+            assert_eq!(wire.asked(INSERT).len(), 1, "{text}");
+        }
+    }
+}
