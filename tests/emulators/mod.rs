@@ -11,6 +11,7 @@ pub(crate) mod aws;
 pub(crate) mod azure;
 pub(crate) mod description;
 pub(crate) mod gcp;
+pub(crate) mod promises;
 
 use std::sync::Arc;
 

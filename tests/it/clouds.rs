@@ -11,9 +11,11 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use lane::plan::{Digest, Fingerprint};
 use lane::provider::http::{Link, Request, Wire, WireError};
 use lane::provider::{
-    CreateRequest, Host, HostId, Label, Provider, ProviderError, Region, Residue, Selector, Sku,
+    ClientToken, CreateRequest, Host, HostId, Label, Lineage, Provider, ProviderError, Region, Residue,
+    Selector, Sku,
 };
 use lane::world::{SystemClock, World};
 
@@ -71,8 +73,8 @@ impl Provider for Containers {
     }
 }
 
-/// Serves an emulator of a provider over hosts of its own folder, so that hosts of other tests are not in its listings.
-pub(crate) fn serve(provider: &str, folder: &Path, net: u8) -> Served {
+/// Connects to containers in a folder of their own, so that hosts of other tests are not in its listings.
+fn containers(folder: &Path, net: u8) -> Box<dyn Provider> {
     let vars = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .chain([("LANE_NSPAWN_DIR".to_owned(), folder.join("hosts").to_str().unwrap().to_owned())])
@@ -83,8 +85,12 @@ pub(crate) fn serve(provider: &str, folder: &Path, net: u8) -> Served {
         "subnet": format!("10.{net}.0.0/16"),
     });
     let connect = lane::provider::by_name("nspawn").unwrap().connect;
-    let nspawn = connect(&world, &keys, Link::Network).unwrap();
-    let hosts = Containers { nspawn, asked: Mutex::default() };
+    connect(&world, &keys, Link::Network).unwrap()
+}
+
+/// Serves an emulator of a provider over containers.
+pub(crate) fn serve(provider: &str, folder: &Path, net: u8) -> Served {
+    let hosts = Containers { nspawn: containers(folder, net), asked: Mutex::default() };
     let emulator = emulators::over(provider, Arc::new(hosts)).unwrap();
     let (address, runtime) = listen(Arc::<dyn Emulator>::clone(&emulator));
     Served { address, emulator, _runtime: runtime }
@@ -190,6 +196,34 @@ fn whole_lane(provider: &str, net: u8) {
     assert_eq!(served.emulator.leftovers(), Vec::<String>::new());
     assert_eq!(served.emulator.complaints(), Vec::<String>::new());
     assert!(ran.stdout.contains("smoke") || ran.stderr.contains("smoke"), "{}{}", ran.stdout, ran.stderr);
+}
+
+#[test]
+fn real_host_nspawn_keeps_its_promises() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let folder = tempfile::Builder::new().prefix("lane-test-").tempdir().unwrap();
+    let nspawn = containers(folder.path(), 94);
+    let entry = lane::provider::by_name("nspawn").unwrap();
+    let request = |lineage: &'static str, token: &'static str| CreateRequest {
+        label: Label { lane: "promises".to_owned(), lineage: Lineage::fixed(lineage) },
+        sku: entry.default_sku.clone(),
+        region: entry.default_region.clone(),
+        image: entry.default_image.to_owned(),
+        disk_bytes: 2_000_000_000,
+        kvm: false,
+        user_data: "#cloud-config\n{}\n".to_owned(),
+        expires_at: "2126-05-06T12:00:00Z".parse().unwrap(),
+        fingerprint: Fingerprint(Digest::of(token.as_bytes())),
+        token: ClientToken::fixed(token),
+        allow_from: vec![],
+    };
+    let mine = request("01j0000000000000000promise1", "01j0000000000000000000aaaa");
+    let other = request("01j0000000000000000promise2", "01j0000000000000000000bbbb");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let nobody = HostId::new("lane-nobody-00000000");
+    runtime.block_on(emulators::promises::keep("nspawn", nspawn.as_ref(), &mine, &other, &nobody));
 }
 
 #[test]
