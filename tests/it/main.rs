@@ -17,6 +17,7 @@ mod examples;
 mod hostile;
 mod leases;
 mod moto;
+mod one_file;
 mod real_host;
 mod refusals;
 mod secrets;
