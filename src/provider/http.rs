@@ -719,7 +719,7 @@ mod tests {
         };
         let full = error(500, "{\"code\":\"full\"}").await;
         assert!(matches!(full, CallError::Provider(ProviderError::Capacity { .. })));
-        assert_eq!(words(full), "example: no capacity: full: said so (request r-1)");
+        assert_eq!(words(full), "example: no capacity: reading: full: said so (request r-1)");
         assert!(words(error(403, "{\"code\":\"limit\"}").await).starts_with("example: over quota"));
         assert!(words(error(401, "{}").await).starts_with("example: not authorised: HTTP 401"));
         assert!(matches!(error(404, "").await, CallError::NotFound(_)));
