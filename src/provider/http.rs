@@ -61,12 +61,25 @@ impl fmt::Debug for Secret {
 }
 
 /// What a request carries.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Body {
     /// `application/json`.
     Json(Value),
     /// `application/x-www-form-urlencoded`, in order.
     Form(Vec<(String, String)>),
+}
+
+impl fmt::Debug for Body {
+    /// Shows no value: among them are user-data with a private key, and proofs of who asks.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Json(_) => f.write_str("Json(hidden)"),
+            Self::Form(pairs) => {
+                f.write_str("Form ")?;
+                f.debug_list().entries(pairs.iter().map(|(name, _)| name)).finish()
+            }
+        }
+    }
 }
 
 impl Body {
@@ -193,8 +206,15 @@ impl Response {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
+    /// Seconds, or a date (RFC 9110, section 10.2.3), which is taken from the cloud's own `Date`.
     fn retry_after(&self) -> Option<Duration> {
-        self.header("retry-after")?.trim().parse().ok().map(Duration::from_secs)
+        let asked = self.header("retry-after")?.trim();
+        if let Ok(seconds) = asked.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let read = |text: &str| jiff::fmt::rfc2822::parse(text).ok().map(|date| date.timestamp());
+        let pause = read(asked)?.duration_since(read(self.header("date")?.trim())?);
+        Some(Duration::try_from(pause).unwrap_or_default())
     }
 }
 
@@ -361,10 +381,13 @@ impl Http {
     }
 
     /// Sends a request and those for the pages after it; `next` makes a page's successor, if it has one.
+    ///
+    /// A page without the member that each of them `has` is somebody else's answer, a proxy's say, and no empty listing.
     pub async fn pages(
         &self,
         operation: &'static str,
         first: Request,
+        has: &str,
         next: impl Fn(&Value) -> Option<Request> + Send,
     ) -> Result<Vec<Value>, CallError> {
         let mut pages = Vec::new();
@@ -374,6 +397,11 @@ impl Http {
             // A place without anything to list answers with an empty page.
             let page =
                 page.map_err(|error| CallError::Provider(error.refused(self.dialect.provider, operation)))?;
+            if page.get(has).is_none() {
+                let provider = self.dialect.provider;
+                let message = format!("the answer is no listing: it has no `{has}`");
+                return Err(CallError::Provider(ProviderError::Ambiguous { provider, operation, message }));
+            }
             request = next(&page);
             pages.push(page);
             // A listing that never ends proves nothing and must not be taken for one that did.
@@ -402,7 +430,14 @@ impl Http {
                 Attempt::Later(message, asked) => (message, asked, false),
                 Attempt::Open(message, asked) => (message, asked, true),
             };
-            let Some(pause) = pauses.next().filter(|_| !request.once) else {
+            let patience = asked.is_none_or(|asked| asked <= LONGEST_PAUSE);
+            let message = match asked {
+                Some(asked) if !patience => format!("{message} (it asks to wait {} s)", asked.as_secs()),
+                _ => message,
+            };
+            let Some(pause) = pauses.next().filter(|_| !request.once && patience) else {
+                // Whoever sends it again does so no sooner than the cloud asks.
+                tokio::time::sleep(asked.filter(|_| request.once && patience).unwrap_or_default()).await;
                 return Err(CallError::Provider(if open {
                     ProviderError::Ambiguous { provider, operation, message }
                 } else {
@@ -410,14 +445,20 @@ impl Http {
                 }));
             };
             let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-            tokio::time::sleep(asked.map_or(jittered, |asked| asked.clamp(jittered, LONGEST_PAUSE))).await;
+            tokio::time::sleep(asked.map_or(jittered, |asked| asked.max(jittered))).await;
         }
     }
 
     async fn attempt(&self, operation: &'static str, request: &Request) -> Attempt {
         let mut signed = request.clone();
-        if let Err(error) = self.credentials.sign(&mut signed).await {
-            return Attempt::Final(CallError::Provider(error));
+        match tokio::time::timeout(ATTEMPT, self.credentials.sign(&mut signed)).await {
+            Ok(Ok(())) => {}
+            // Nothing was sent, so asking again is always safe.
+            Ok(Err(ProviderError::Transient { message, .. })) => return Attempt::Later(message, None),
+            Ok(Err(error)) => return Attempt::Final(CallError::Provider(error)),
+            Err(_) => {
+                return Attempt::Later(format!("no credentials within {} s", ATTEMPT.as_secs()), None);
+            }
         }
         let response = match tokio::time::timeout(ATTEMPT, self.wire.send(&signed)).await {
             Err(_) => return Attempt::Open(format!("no answer within {} s", ATTEMPT.as_secs()), None),
@@ -451,7 +492,9 @@ impl Http {
         let by_status = || match response.status {
             401 | 403 => Meaning::Auth,
             404 | 410 => Meaning::NotFound,
-            409 => Meaning::Conflict,
+            409 | 412 => Meaning::Conflict,
+            // The cloud stopped waiting for us; how much of the request it had, nobody knows.
+            408 => Meaning::Trouble,
             429 => Meaning::Later,
             400..=499 => Meaning::Rejected,
             _ => Meaning::Trouble,
@@ -721,7 +764,7 @@ mod tests {
         assert!(matches!(full, CallError::Provider(ProviderError::Capacity { .. })));
         assert_eq!(words(full), "example: no capacity: reading: full: said so (request r-1)");
         assert!(words(error(403, "{\"code\":\"limit\"}").await).starts_with("example: over quota"));
-        assert!(words(error(401, "{}").await).starts_with("example: not authorised: HTTP 401"));
+        assert!(words(error(401, "{}").await).starts_with("example: not authorised: reading: HTTP 401"));
         assert!(matches!(error(404, "").await, CallError::NotFound(_)));
         assert!(matches!(error(409, "").await, CallError::Conflict(_)));
         assert!(
@@ -729,13 +772,73 @@ mod tests {
         );
     }
 
+    /// Gives no proof at first.
+    #[derive(Debug)]
+    struct Moody(Mutex<VecDeque<ProviderError>>);
+
+    #[async_trait]
+    impl Credentials for Moody {
+        async fn sign(&self, _request: &mut Request) -> Result<(), ProviderError> {
+            self.0.lock().unwrap().pop_front().map_or(Ok(()), Err)
+        }
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_pause_that_the_cloud_asks_for_is_kept_within_bounds() {
+    async fn a_moments_trouble_with_the_credentials_is_waited_out_and_a_refusal_is_not() {
+        let operation = "signing in";
+        let trouble =
+            || ProviderError::Transient { provider: "example", operation, message: "reset".to_owned() };
+        let refusal = || ProviderError::Auth { provider: "example", message: "expired".to_owned() };
+        for (moods, calls, ok) in [(vec![trouble(), trouble()], 1, true), (vec![refusal()], 0, false)] {
+            let wire = Arc::new(Scripted(Mutex::new((vec![status(200, "{}")].into(), 0))));
+            let moody = Arc::new(Moody(Mutex::new(moods.into())));
+            let called =
+                Http::new(Arc::<Scripted>::clone(&wire), &PLAIN, moody).call("x", Request::get("x")).await;
+            assert_eq!((called.is_ok(), wire.0.lock().unwrap().1), (ok, calls));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_pause_is_left_to_people_and_a_create_is_sent_again_no_sooner_than_asked() {
         let after = |seconds: &str| {
             let headers = vec![("retry-after".to_owned(), seconds.to_owned())];
             Ok(Response { status: 429, headers, body: vec![] })
         };
-        for (asked, least, most) in [("30", 30, 31), ("99999", 60, 61), ("0", 0, 2), ("soon", 0, 2)] {
+        let began = Instant::now();
+        let (called, sent) = call(Request::get("x"), vec![after("3600")]).await;
+        assert!(words(called.unwrap_err()).contains("it asks to wait 3600 s"));
+        assert_eq!((sent, began.elapsed()), (1, Duration::ZERO));
+        call(Request::post("x").once(), vec![after("7")]).await.0.unwrap_err();
+        assert_eq!(began.elapsed(), Duration::from_secs(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_that_is_no_listing_is_not_an_empty_one() {
+        for body in ["", "{}", "{\"html\": 1}", "[]", "null"] {
+            let wire = Arc::new(Scripted(Mutex::new((vec![status(200, body)].into(), 0))));
+            let http = Http::new(wire, &PLAIN, Arc::new(Bearer(Secret::new("test"))));
+            let pages = http.pages("listing", Request::get("x"), "items", |_| None).await;
+            assert!(
+                matches!(pages, Err(CallError::Provider(ProviderError::Ambiguous { .. }))),
+                "{body}: {pages:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_that_the_cloud_asks_for_is_kept_within_bounds() {
+        let after = |seconds: &str| {
+            let headers = [("retry-after", seconds), ("date", "Wed, 06 May 2026 12:00:00 GMT")];
+            let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            Ok(Response { status: 429, headers, body: vec![] })
+        };
+        for (asked, least, most) in [
+            ("30", 30, 31),
+            ("Wed, 06 May 2026 12:00:20 GMT", 20, 21),
+            ("Wed, 06 May 2026 11:00:00 GMT", 0, 2),
+            ("0", 0, 2),
+            ("soon", 0, 2),
+        ] {
             let began = Instant::now();
             call(Request::get("x"), vec![after(asked), status(200, "{}")]).await.0.unwrap();
             let took = began.elapsed();
@@ -808,6 +911,9 @@ mod tests {
     #[test]
     fn a_secret_is_not_shown() {
         let request = Request::get("x").header("authorization", "Bearer abc");
-        assert!(!format!("{request:?}").contains("abc"));
+        let pairs = vec![("client_secret".to_owned(), "abc".to_owned())];
+        for request in [request.clone(), request.clone().form(pairs), request.json(json!({"key": "abc"}))] {
+            assert!(!format!("{request:?}").contains("abc"));
+        }
     }
 }

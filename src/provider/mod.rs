@@ -260,8 +260,12 @@ pub struct Residue {
     pub detail: String,
     /// What to give to [`Provider::destroy`] to be rid of it: its host's id, also when that host is gone.
     pub host: HostId,
+    /// Whose it is, where its labels or its name say so.
+    pub label: Option<Label>,
     /// When it was made, where the provider says.
     pub created_at: Option<Timestamp>,
+    /// From its labels: when the lease of its host ends.
+    pub expires_at: Option<Timestamp>,
 }
 
 impl fmt::Display for Residue {
@@ -397,6 +401,19 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
             remedy: "`lane destroy` and `lane apply` with another `lease.ttl` make a host with a new lease"
                 .to_owned(),
         })
+    }
+
+    /// Names what its listings cover: the account, project or subscription, and the endpoint where it is not the vendor's.
+    ///
+    /// A host that was made in one scope is neither seen nor destroyed in another, so the record keeps it. `None` where
+    /// there is one only.
+    async fn scope(&self) -> Result<Option<String>, ProviderError> {
+        Ok(None)
+    }
+
+    /// Says why a host that was named is not listed any more, where the cloud still knows.
+    async fn fate(&self, _id: &HostId) -> Result<Option<String>, ProviderError> {
+        Ok(None)
     }
 
     /// Says who asks, by one cheap request; a proof that the credentials work. Holds no secret.

@@ -397,7 +397,9 @@ impl Provider for Cloud {
             id: format!("disk-{}", machine.id),
             detail: "50 GB".to_owned(),
             host: machine.id.clone(),
+            label: Some(machine.label.clone()),
             created_at: Some(machine.created_at),
+            expires_at: Some(machine.expires_at),
         };
         Ok(ledger.machines.iter().filter(left).map(disk).collect())
     }

@@ -124,7 +124,9 @@ mod tests {
             id: "d7".to_owned(),
             detail: "50 GB".to_owned(),
             host: crate::provider::HostId::fixed("h1"),
+            label: None,
             created_at: None,
+            expires_at: None,
         };
         bench.cloud.with(|state| state.residue.push(disk));
         let error = destroy(&bench).await.unwrap_err();

@@ -574,7 +574,7 @@ impl Aws {
             self.request(region, token.into_iter().fold(call, |call, token| call.with("NextToken", token)))
         };
         let next = |page: &Value| page["nextToken"].as_str().map(|token| request(Some(token)));
-        let pages = self.http(region).pages("listing", request(None), next).await?;
+        let pages = self.http(region).pages("listing", request(None), set, next).await?;
         Ok(pages.iter().flat_map(|page| items(&page[set]).to_vec()).collect())
     }
 
@@ -768,7 +768,16 @@ impl Aws {
         let mut add = |kind: &str, id: &Value, detail: String, owner: Option<&str>, made: &Value| {
             let id = id.as_str().unwrap_or_default().to_owned();
             let host = HostId::new(format!("{region}/{}", owner.unwrap_or(&id)));
-            found.push(Residue { kind: kind.to_owned(), id, detail, host, created_at: time(made) });
+            let (label, expires_at) = (None, None);
+            found.push(Residue {
+                kind: kind.to_owned(),
+                id,
+                detail,
+                host,
+                label,
+                created_at: time(made),
+                expires_at,
+            });
         };
         let instances = self.instances(region, alive(Call::new("DescribeInstances").ours(selector))).await?;
         for volume in self.list(region, Call::new("DescribeVolumes").ours(selector), "volumeSet").await? {

@@ -586,7 +586,7 @@ impl Azure {
                 page["nextLink"].as_str().filter(|link| link.starts_with(&format!("{}/", self.base)))?;
             Some(Request::get(link))
         };
-        let pages = self.http.pages(operation, first, next).await?;
+        let pages = self.http.pages(operation, first, "value", next).await?;
         // Our token goes nowhere else, and a listing that is not whole proves nothing.
         let rest = pages.last().and_then(|page| page["nextLink"].as_str()).filter(|link| !link.is_empty());
         if let Some(link) = rest {
@@ -729,7 +729,9 @@ impl Provider for Azure {
                 detail: format!("in {place}, with all that is in it"),
                 host: HostId::new(name.clone()),
                 id: name,
+                label: None,
                 created_at: None,
+                expires_at: None,
             }
         };
         Ok(self.groups(selector).await?.iter().map(left).collect())

@@ -389,7 +389,7 @@ impl Gcp {
         };
         let next = |page: &Value| page["nextPageToken"].as_str().map(|token| request(Some(token)));
         let mut found = Vec::new();
-        for page in self.http.pages(operation, request(None), next).await? {
+        for page in self.http.pages(operation, request(None), "kind", next).await? {
             let unreachable = page["unreachables"].as_array().filter(|zones| !zones.is_empty());
             let scopes = page["items"].as_object().into_iter().flatten();
             let silent = scopes.clone().find(|(_, scope)| {
@@ -695,6 +695,8 @@ impl Provider for Gcp {
             id: thing["name"].as_str().unwrap_or_default().to_owned(),
             detail,
             host: HostId::new(format!("{}/{owner}", zone_of(owner))),
+            label: None,
+            expires_at: None,
             created_at: time(&thing["creationTimestamp"]),
         };
         let mut found: Vec<Residue> = disks
@@ -720,7 +722,7 @@ impl Provider for Gcp {
         };
         let next = |page: &Value| page["nextPageToken"].as_str().map(|token| request(Some(token)));
         let operation = "listing firewall rules";
-        for page in self.http.pages(operation, request(None), next).await? {
+        for page in self.http.pages(operation, request(None), "kind", next).await? {
             whole(operation, &page)?;
             for rule in page["items"].as_array().into_iter().flatten() {
                 let ours =

@@ -268,7 +268,8 @@ impl Part {
             Self::Card(path) => ("record", path.clone()),
         };
         let detail = format!("of {owner}, on this machine");
-        Residue { kind: kind.to_owned(), id, detail, host: HostId::new(owner), created_at: None }
+        let (label, created_at, expires_at) = (None, None, None);
+        Residue { kind: kind.to_owned(), id, detail, host: HostId::new(owner), label, created_at, expires_at }
     }
 }
 
