@@ -372,7 +372,11 @@ mod aws {
     #[tokio::test(start_paused = true)]
     async fn what_is_left_names_the_host_that_it_belongs_to() {
         let [regions, instances, elsewhere] = rules_of_one_region(kept!("aws/instances_none.xml"));
-        let nothing = || vec![ok("<DescribeResponse/>")];
+        let sets = ["reservationSet", "volumeSet", "networkInterfaceSet", "securityGroupInfo"];
+        let nothing = || {
+            let sets: String = sets.iter().map(|set| format!("<{set}/>")).collect();
+            vec![ok(format!("<DescribeResponse>{sets}</DescribeResponse>"))]
+        };
         let wire = Recorded::new([
             regions,
             instances,
@@ -749,7 +753,7 @@ mod gcp {
         let left = residue(json!({"kind": "compute#firewallList"})).await.unwrap();
         let shown: Vec<String> = left.iter().map(|left| format!("{left} of {}", left.host)).collect();
         assert_eq!(shown, ["disk test1 (10 GB in us-central1-b) of us-central1-b/test1"]);
-        let partial = json!({"warning": {"code": "PARTIAL_SUCCESS", "message": "some are missing"}});
+        let partial = json!({"kind": "compute#firewallList", "warning": {"code": "PARTIAL_SUCCESS", "message": "some are missing"}});
         expect(residue(partial).await, "transient", "gcp|some are missing");
     }
 

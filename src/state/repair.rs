@@ -111,9 +111,19 @@ impl LaneDir {
         let mut candidates = vec![file.clone()];
         let backups = numbered(self.path(), "state.json.", ".bak");
         candidates.extend(backups.iter().rev().map(|(_, name)| self.path().join(name)));
+        // A lineage that none of the backups has is damage that still reads well.
+        let mut known = Vec::new();
+        for path in candidates.iter().filter(|path| **path != file) {
+            let bytes = read(path)?;
+            known.extend(bytes.and_then(|bytes| read_record(path, &bytes).ok()).map(|record| record.lineage));
+        }
         for path in candidates {
             let Some(bytes) = read(&path)? else { continue };
             match read_record(&path, &bytes) {
+                Ok(record) if path == file && !known.is_empty() && !known.contains(&record.lineage) => {
+                    findings.notes.push(format!("{} names a lineage that no backup knows", path.display()));
+                    findings.aside.push(path);
+                }
                 Ok(record) if record.lane == self.lane() => {
                     findings.notes.push(format!("{} is whole, at serial {}", path.display(), record.serial));
                     if path == file {
