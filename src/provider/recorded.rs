@@ -1162,6 +1162,7 @@ mod gcp {
             ),
         ]);
         let left = connect("gcp", &wire).residue(&Selector::Owned).await.unwrap();
+        assert_eq!(wire.asked("firewalls pageToken").len(), 1);
         let whose = Label { lane: "a.b".to_owned(), lineage: Lineage::fixed("0f3c9a") };
         for left in &left {
             assert_eq!(left.label.as_ref(), Some(&whose), "{left:?}");
@@ -1187,7 +1188,8 @@ mod gcp {
         refused["error"] = json!({"errors": [{"code": "RESOURCE_NOT_READY"}]});
         let fate = async |operations: Value| {
             let page = json!({"kind": "compute#operationList", "items": operations});
-            let filter = "/zones/us-central1-a/operations? &filter=targetLink";
+            let filter =
+                "/zones/us-central1-a/operations? &filter=targetLink .*/zones/us-central1-a/instances/host";
             let wire = Recorded::new([(filter, vec![ok(page.to_string())])]);
             connect("gcp", &wire).fate(&HostId::fixed("us-central1-a/host")).await.unwrap()
         };
@@ -1233,9 +1235,6 @@ mod gcp {
         (folder, path)
     }
 
-    const USER: &str = r#"{"type": "authorized_user", "client_id": "a", "client_secret": "b",
-        "refresh_token": "c", "account": "me@example.com", "quota_project_id": "payer"}"#;
-
     #[tokio::test(start_paused = true)]
     async fn the_project_is_the_one_that_gcloud_would_take() {
         let (_kept, path) = folder(&[
@@ -1245,7 +1244,6 @@ mod gcp {
                 "[compute]\nproject = no\n[core]\naccount = me\nproject = of-work\n",
             ),
             ("configurations/config_home", "[core]\nproject=of-home\n"),
-            ("key.json", r#"{"type": "external_account", "project_id": "of-the-key"}"#),
         ]);
         let silent = Recorded::new([("metadata", vec![answer(404, "")])]);
         let scope = async |vars: &[(&str, &str)]| with(vars, &json!({}), &silent).scope().await;
@@ -1308,5 +1306,30 @@ mod gcp {
         let at = ("LANE_GCP_ENDPOINT", "https://compute.us-central1.rep.googleapis.com");
         let (account, _) = who(&[at, ("CLOUDSDK_CONFIG", "/nowhere")], &machine).await;
         assert_eq!(account, "1234-compute@developer.gserviceaccount.com");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn spot_machines_count_against_a_limit_of_their_own_where_there_is_one() {
+        let names = async |spot: bool, preemptible: f64| {
+            let quotas = json!({"quotas": [
+                {"metric": "N2_CPUS", "limit": 8.0, "usage": 4.0},
+                {"metric": "PREEMPTIBLE_CPUS", "limit": preemptible, "usage": 1.0},
+                {"metric": "CPUS_ALL_REGIONS", "limit": 12.0, "usage": 4.0},
+            ]});
+            let wire = Recorded::new([("quotas", vec![ok(quotas.to_string())])]);
+            let provider = with(&[TOKEN], &json!({"project": "my-project", "spot": spot}), &wire);
+            let (sku, zone) = (Sku::fixed("n2-standard-4"), Region::fixed("us-central1-a"));
+            let quotas = provider.quotas(&sku, &zone).await.unwrap();
+            quotas.into_iter().map(|quota| quota.name).collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(
+            names(true, 16.0).await,
+            "PREEMPTIBLE_CPUS in us-central1, CPUS_ALL_REGIONS in all regions"
+        );
+        let normal = "N2_CPUS in us-central1, CPUS_ALL_REGIONS in all regions";
+        assert_eq!(
+            (names(false, 16.0).await, names(true, 0.0).await),
+            (normal.to_owned(), normal.to_owned())
+        );
     }
 }

@@ -1205,3 +1205,173 @@ impl Provider for Gcp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::{Read, Write};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::provider::http::WireError;
+    use crate::world::SystemClock;
+
+    /// Answers all with the same, or never.
+    #[derive(Debug)]
+    struct Always(Option<WireError>);
+
+    #[async_trait]
+    impl Wire for Always {
+        async fn send(&self, _request: &Request) -> Result<Response, WireError> {
+            match &self.0 {
+                Some(error) => Err(error.clone()),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn google(vars: &[(&str, &str)], wire: Always) -> Google {
+        let vars: BTreeMap<String, String> =
+            vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Google::new(&World::fixed(Arc::new(SystemClock), vars, "/".into()), VENDOR, Arc::new(wire))
+    }
+
+    fn no_service() -> Always {
+        Always(Some(WireError::NotSent("no such name".to_owned())))
+    }
+
+    /// Answers every request over a port of this machine.
+    fn server(status: &'static str, body: &'static str) -> String {
+        // Elsewhere the real wire has done that by then.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _read = stream.read(&mut [0; 8192]).unwrap();
+                let length = body.len();
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+                );
+                stream.write_all((head + body).as_bytes()).unwrap();
+            }
+        });
+        address
+    }
+
+    /// A file of application default credentials, whose tokens come from `address`.
+    fn user(address: &str) -> (tempfile::TempDir, String) {
+        let file = json!({
+            "type": "authorized_user", "client_id": "a", "client_secret": "b", "refresh_token": "c",
+            "account": "me@example.com", "quota_project_id": "payer", "token_uri": format!("{address}/token"),
+        });
+        in_folder("application_default_credentials.json", &file)
+    }
+
+    fn in_folder(name: &str, file: &Value) -> (tempfile::TempDir, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let text = file.to_string();
+        fs::write_atomic(&folder.path().join(name), text.as_bytes(), fs::Mode::Public).unwrap();
+        let path = folder.path().to_str().unwrap().to_owned();
+        (folder, path)
+    }
+
+    const ISSUED: &str = r#"{"access_token": "issued", "expires_in": 3600, "token_type": "Bearer",
+        "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+        "accessToken": "issued", "expireTime": "2126-05-06T12:00:00Z"}"#;
+
+    async fn signed(google: &Google) -> Vec<(String, String)> {
+        let mut request = Request::get("x");
+        google.sign(&mut request).await.unwrap();
+        request.headers.into_iter().map(|(name, value)| (name, value.reveal().to_owned())).collect()
+    }
+
+    #[tokio::test]
+    async fn a_users_own_file_says_who_asks_and_who_pays_wherever_gcloud_keeps_it() {
+        let (_kept, folder) = user(&server("200 OK", ISSUED));
+        let google = google(&[("CLOUDSDK_CONFIG", &folder)], no_service());
+        let headers = [("authorization", "Bearer issued"), ("x-goog-user-project", "payer")];
+        assert_eq!(signed(&google).await, headers.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert_eq!(google.identity().await.unwrap().as_deref(), Some("me@example.com"));
+        assert_eq!(google.origin().await.unwrap(), format!("{folder}/application_default_credentials.json"));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_a_variable_names_counts_first_and_says_its_account_and_project() {
+        let address = server("200 OK", ISSUED);
+        let (_kept, token) = in_folder("token", &json!("of the workload"));
+        let file = json!({
+            "type": "external_account", "audience": "a", "project_id": "of-the-file",
+            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt", "token_url": format!("{address}/token"),
+            "credential_source": {"file": format!("{token}/token")},
+            "service_account_impersonation_url":
+                format!("{address}/v1/projects/-/serviceAccounts/robot@p.example:generateAccessToken"),
+        });
+        let (_kept, folder) = in_folder("key.json", &file);
+        let (_kept, other) = user("http://127.0.0.1:9");
+        let named = format!("{folder}/key.json");
+        let vars = [("CLOUDSDK_CONFIG", other.as_str()), ("GOOGLE_APPLICATION_CREDENTIALS", &named)];
+        let google = google(&vars, no_service());
+        assert_eq!(signed(&google).await, [("authorization".to_owned(), "Bearer issued".to_owned())]);
+        assert_eq!(google.identity().await.unwrap().as_deref(), Some("robot@p.example"));
+        assert_eq!(google.project().await.as_deref(), Some("of-the-file"));
+    }
+
+    #[tokio::test]
+    async fn a_moments_trouble_with_a_token_is_told_from_a_refusal() {
+        let refused =
+            r#"{"error": "invalid_grant", "error_description": "Token has been expired or revoked."}"#;
+        let (_busy, busy) = user(&server("503 Service Unavailable", "{}"));
+        let (_expired, expired) = user(&server("400 Bad Request", refused));
+        let token = async |folder: &str| google(&[("CLOUDSDK_CONFIG", folder)], no_service()).token().await;
+        let error = token(&busy).await.unwrap_err();
+        assert!(matches!(error, ProviderError::Transient { .. }), "{error}");
+        let error = token(&expired).await.unwrap_err();
+        assert!(matches!(error, ProviderError::Auth { .. }), "{error}");
+        let shown = error.to_string();
+        assert!(shown.contains("invalid_grant") && shown.contains("application-default login"), "{shown}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_metadata_service_that_does_not_answer_is_not_waited_for() {
+        let began = tokio::time::Instant::now();
+        let nothing = google(&[("CLOUDSDK_CONFIG", "/nowhere"), ("PATH", "/nowhere")], Always(None));
+        let error = nothing.token().await.unwrap_err();
+        assert!(matches!(error, ProviderError::Auth { .. }) && began.elapsed() <= PROBE, "{error}");
+        assert!(error.to_string().contains("no /nowhere/application_default_credentials.json"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn gcloud_is_asked_last_and_its_own_words_are_shown() {
+        let gcloud = |script: &str| {
+            let (kept, folder) = in_folder("unused", &json!({}));
+            let path = kept.path().join("gcloud");
+            fs::write_atomic(&path, format!("#!/bin/sh\n{script}\n").as_bytes(), fs::Mode::Public).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            (kept, google(&[("CLOUDSDK_CONFIG", "/nowhere"), ("PATH", &folder)], no_service()))
+        };
+        let (_kept, works) = gcloud("echo \"$1-$2-$CLOUDSDK_CONFIG\"");
+        assert_eq!(works.token().await.unwrap().reveal(), "auth-print-access-token-/nowhere");
+        assert_eq!(works.origin().await.unwrap(), "`gcloud auth print-access-token`");
+        let (_kept, fails) =
+            gcloud("echo 'You do not currently have an active account selected.' >&2; exit 1");
+        let error = fails.token().await.unwrap_err();
+        assert!(matches!(error, ProviderError::Auth { .. }), "{error}");
+        let shown = error.to_string();
+        assert!(shown.contains("active account") && shown.contains("gcloud auth login"), "{shown}");
+    }
+
+    #[test]
+    fn families_without_an_intel_host_have_no_kvm() {
+        let kvm = |sku: &'static str| kvm(&Sku::fixed(sku));
+        for sku in ["h4d-standard-192", "m4-megamem-28", "n4a-standard-4", "a4x-highgpu-4g", "e2-standard-4"]
+        {
+            assert_eq!(kvm(sku), KvmSupport::No, "{sku}");
+        }
+        for sku in ["n1-standard-4", "n2-standard-4", "c3-standard-192-metal"] {
+            assert_eq!(kvm(sku), KvmSupport::Yes, "{sku}");
+        }
+        assert_eq!(kvm("c4-standard-4"), KvmSupport::Unknown);
+    }
+}
