@@ -1332,4 +1332,49 @@ mod gcp {
             (normal.to_owned(), normal.to_owned())
         );
     }
+
+    /// What `requests_gcp` does not show, as its emulator has one page and asks for no proof.
+    #[tokio::test(start_paused = true)]
+    async fn every_other_request_is_in_a_snapshot() {
+        let page = |kind: &str| ok(json!({"kind": kind, "nextPageToken": "more"}).to_string());
+        let last = |kind: &str| ok(json!({"kind": kind}).to_string());
+        let wire = Recorded::new([
+            ("aggregated pageToken=more", vec![last("compute#diskAggregatedList")]),
+            ("aggregated", vec![page("compute#diskAggregatedList")]),
+            ("firewalls pageToken=more", vec![last("compute#firewallList")]),
+            ("firewalls", vec![page("compute#firewallList")]),
+            ("operations", vec![last("compute#operationList")]),
+            ("default/token", vec![ok(ISSUED)]),
+            ("project/project-id", vec![ok("of-the-machine")]),
+            ("", vec![ok("{}")]),
+        ]);
+        let keys = json!({"project": "my-project"});
+        let provider = with(&[TOKEN], &keys, &wire);
+        provider.residue(&Selector::Label(label())).await.unwrap();
+        provider.fate(&HostId::fixed("us-central1-a/lane-demo-0f3c9a")).await.unwrap();
+        provider.whoami().await.unwrap();
+        let machine = with(&[("CLOUDSDK_CONFIG", "/nowhere")], &json!({}), &wire);
+        machine.whoami().await.unwrap();
+        let description = crate::emulators::description::read("gcp-compute.json");
+        let asked = wire.asked("");
+        for text in asked.iter().filter(|_| description.is_some()) {
+            let Some((_, rest)) = text.split_once("/compute/v1/") else { continue };
+            let (path, query) = rest.split_once('?').unwrap();
+            let query: Vec<(String, String)> =
+                form_urlencoded::parse(query.trim().as_bytes()).into_owned().collect();
+            let query: Vec<_> = query.into_iter().filter(|(name, _)| !name.is_empty()).collect();
+            let complaints = crate::emulators::description::discovery(
+                description.as_ref().unwrap(),
+                text.split(' ').next().unwrap(),
+                path,
+                &query,
+                None,
+            );
+            assert_eq!(complaints, Vec::<String>::new(), "{text}");
+        }
+        let shown = asked.iter().map(|text| text.trim_end()).collect::<Vec<_>>().join("\n");
+        insta::with_settings!({snapshot_path => "../sim/snapshots", prepend_module_to_snapshot => false, omit_expression => true}, {
+            insta::assert_snapshot!("lookups_gcp", shown);
+        });
+    }
 }

@@ -228,7 +228,8 @@ fn meaning(code: &str, status: u16) -> Option<(Meaning, &'static str)> {
 #[derive(Debug)]
 struct Google {
     token: Option<(&'static str, Secret)>,
-    stands_in: bool,
+    /// Whether the API is at an address of Google's own; what nobody named is shown to no other.
+    is_googles: bool,
     /// What `GOOGLE_APPLICATION_CREDENTIALS` names.
     file: Option<PathBuf>,
     /// Where `gcloud` keeps what it knows.
@@ -283,8 +284,7 @@ impl Google {
         let absolute = |path: &str| world.absolute(path, world.cwd());
         let file = world.var("GOOGLE_APPLICATION_CREDENTIALS").map(absolute);
         Self {
-            // What nobody named is not sent to strangers either.
-            stands_in: token.is_none() && file.is_none() && !is_googles(base),
+            is_googles: is_googles(base),
             token,
             file,
             folder: world
@@ -305,12 +305,12 @@ impl Google {
         if let Some((variable, token)) = &self.token {
             return Ok(Source::Variable(variable, token.clone()));
         }
-        if self.stands_in {
+        if !self.is_googles && self.file.is_none() {
             return Ok(Source::StandIn);
         }
         let default_file = self.folder.join("application_default_credentials.json");
         if let Some(file) = &self.file {
-            let origin = format!("GOOGLE_APPLICATION_CREDENTIALS names {}", file.display());
+            let origin = format!("GOOGLE_APPLICATION_CREDENTIALS ({})", file.display());
             return Ok(Source::File(origin.clone(), Box::new(from_file(file, &origin)?)));
         }
         let origin = default_file.display().to_string();
@@ -434,6 +434,8 @@ impl Google {
     async fn identity(&self) -> Result<Option<String>, ProviderError> {
         match self.source().await? {
             Source::StandIn => return Ok(None),
+            // A token for an emulator says nothing to Google.
+            Source::Variable(..) if !self.is_googles => return Ok(None),
             Source::File(_, file) if file.account.is_some() => return Ok(file.account.clone()),
             Source::Metadata => {
                 let email = self.metadata("instance/service-accounts/default/email").await;
