@@ -931,7 +931,7 @@ mod gcp {
     fn lines(value: &Value, at: &str, into: &mut Vec<String>) {
         match value {
             Value::Object(members) => {
-                members.iter().for_each(|(name, value)| lines(value, &format!("{at}.{name}"), into))
+                members.iter().for_each(|(name, value)| lines(value, &format!("{at}.{name}"), into));
             }
             Value::Array(items) => {
                 items.iter().enumerate().for_each(|(n, value)| lines(value, &format!("{at}[{n}]"), into));
@@ -1166,7 +1166,7 @@ mod gcp {
         let whose = Label { lane: "a.b".to_owned(), lineage: Lineage::fixed("0f3c9a") };
         for left in &left {
             assert_eq!(left.label.as_ref(), Some(&whose), "{left:?}");
-            assert_eq!(left.expires_at.map(|time| time.as_second()), Some(1_795_453_200), "{left:?}");
+            assert_eq!(left.expires_at.map(jiff::Timestamp::as_second), Some(1_795_453_200), "{left:?}");
         }
         let hosts: Vec<_> = left.iter().map(|left| (left.kind.as_str(), left.host.as_str())).collect();
         let expected = [("disk", "zone-a/lane-a-b-0f3c9a"), ("firewall rule", "zone-b/lane-a-b-0f3c9a")];

@@ -39,6 +39,8 @@ const PROBE: Duration = Duration::from_secs(2);
 const GCLOUD: Duration = Duration::from_secs(30);
 /// How long such a token is kept; `gcloud` renews it in time.
 const GCLOUD_TOKEN: Duration = Duration::from_mins(4);
+/// The way out for whoever has no credentials that work.
+const LOGIN: &str = "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS";
 /// Says whose a token is.
 const TOKENINFO: &str = "https://oauth2.googleapis.com/tokeninfo";
 /// How each of our firewall rules is described, which has no labels.
@@ -322,15 +324,13 @@ impl Google {
             self.keep(found).await;
             return Ok(Source::Metadata);
         }
-        match self.gcloud_token().await? {
-            Some(found) => {
-                self.keep(found).await;
-                Ok(Source::Gcloud)
-            }
-            None => Err(unauthorised(format!(
-                "no credentials were found: there is no {origin}, no metadata service answers, and `gcloud` is not installed (run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS)"
-            ))),
-        }
+        let found = self.gcloud_token().await.map_err(|why| {
+            unauthorised(format!(
+                "no credentials were found: there is no {origin}, no metadata service answers, and {why} ({LOGIN})"
+            ))
+        })?;
+        self.keep(found).await;
+        Ok(Source::Gcloud)
     }
 
     async fn keep(&self, (token, lasts): (Secret, Duration)) -> Secret {
@@ -357,29 +357,24 @@ impl Google {
         Ok((Secret::new(token), lasts.saturating_sub(Duration::from_mins(1))))
     }
 
-    /// Asks `gcloud`; `None` where it is not installed.
-    async fn gcloud_token(&self) -> Result<Option<(Secret, Duration)>, ProviderError> {
+    /// Asks `gcloud`, which has credentials of its own.
+    async fn gcloud_token(&self) -> Result<(Secret, Duration), String> {
         let mut command = self.world.command("gcloud");
         command.args(["auth", "print-access-token"]).stdin(std::process::Stdio::null()).kill_on_drop(true);
         for name in ["CLOUDSDK_CONFIG", "CLOUDSDK_ACTIVE_CONFIG_NAME", "CLOUDSDK_CORE_ACCOUNT"] {
             command.envs(self.world.var(name).map(|value| (name, value)));
         }
-        let failed = |why: &str| {
-            unauthorised(format!(
-                "`gcloud auth print-access-token` fails: {why} (run `gcloud auth login`, or set GOOGLE_APPLICATION_CREDENTIALS)"
-            ))
-        };
-        match tokio::time::timeout(GCLOUD, command.output()).await {
-            Err(_) => Err(signing(format!("`gcloud` gives no token within {} s", GCLOUD.as_secs()))),
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Ok(Err(error)) => Err(failed(&error.to_string())),
+        let why = match tokio::time::timeout(GCLOUD, command.output()).await {
+            Err(_) => format!("it takes more than {} s", GCLOUD.as_secs()),
+            Ok(Err(error)) => error.to_string(),
             Ok(Ok(done)) => match String::from_utf8_lossy(&done.stdout).trim() {
                 token if done.status.success() && !token.is_empty() => {
-                    Ok(Some((Secret::new(token), GCLOUD_TOKEN)))
+                    return Ok((Secret::new(token), GCLOUD_TOKEN));
                 }
-                _ => Err(failed(String::from_utf8_lossy(&done.stderr).trim())),
+                _ => String::from_utf8_lossy(&done.stderr).split_whitespace().collect::<Vec<_>>().join(" "),
             },
-        }
+        };
+        Err(format!("`gcloud auth print-access-token` fails: {why}"))
     }
 
     async fn token(&self) -> Result<Secret, ProviderError> {
@@ -393,9 +388,7 @@ impl Google {
                     if error.is_transient() {
                         return signing(why);
                     }
-                    unauthorised(format!(
-                        "{why} (run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS)"
-                    ))
+                    unauthorised(format!("{why} ({LOGIN})"))
                 })?;
                 return Ok(Secret::new(token.token));
             }
@@ -409,7 +402,7 @@ impl Google {
         }
         let found = match source {
             Source::Gcloud => {
-                self.gcloud_token().await?.ok_or_else(|| signing("`gcloud` is gone".to_owned()))?
+                self.gcloud_token().await.map_err(|why| unauthorised(format!("{why} ({LOGIN})")))?
             }
             _ => self
                 .metadata_token()
@@ -1361,7 +1354,7 @@ mod tests {
         let error = fails.token().await.unwrap_err();
         assert!(matches!(error, ProviderError::Auth { .. }), "{error}");
         let shown = error.to_string();
-        assert!(shown.contains("active account") && shown.contains("gcloud auth login"), "{shown}");
+        assert!(shown.contains("active account") && shown.contains("application-default login"), "{shown}");
     }
 
     #[test]
