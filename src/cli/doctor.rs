@@ -416,7 +416,7 @@ mod tests {
         let answer = Response {
             status: 200,
             headers: vec![("date".to_owned(), date)],
-            body: br#"{"name": "p", "defaultServiceAccount": "a@b"}"#.to_vec(),
+            body: br#"{"name": "p", "email": "a@b"}"#.to_vec(),
         };
         let set = world(&[("CLOUDSDK_AUTH_ACCESS_TOKEN", "hunter2")]);
         let checks = examine(&set, gcp, &json!({"project": "p"}), says(Some(Ok(answer.clone())))).await;

@@ -77,7 +77,11 @@ mod tests {
         let entry = provider::by_name(name).unwrap();
         let (provider, found) = connect_over(world, entry, &emulators::keys(name), Link::Wire(sent)).unwrap();
         let account = provider.whoami().await?;
-        assert_eq!((wire.requests().len(), wire.complaints()), (1, vec![]), "one cheap request");
+        assert_eq!(
+            (wire.requests().len(), wire.complaints()),
+            (2, vec![]),
+            "the project, and whose the token is"
+        );
         Ok((account, found))
     }
 
@@ -87,7 +91,7 @@ mod tests {
         let (account, found) = ask(&set, "gcp").await.unwrap();
         assert_eq!(found, Some(Found::Environment("CLOUDSDK_AUTH_ACCESS_TOKEN")));
         insta::assert_snapshot!(text(&account, found.as_ref()), @"
-        account      1234-compute@developer.gserviceaccount.com
+        account      operator@example.com
         project      my-project
         credentials  CLOUDSDK_AUTH_ACCESS_TOKEN
         ");

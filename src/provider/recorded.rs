@@ -13,7 +13,7 @@ use super::{
     Selector, Sku,
 };
 use crate::plan::{Digest, Fingerprint};
-use crate::world::{SystemClock, World};
+use crate::world::{Clock, World};
 
 macro_rules! kept {
     ($path:literal) => {
@@ -78,6 +78,16 @@ fn ok(body: impl Into<String>) -> Response {
     answer(200, body)
 }
 
+/// Two hours before the leases of these tests end: some clouds take no longer ones.
+#[derive(Debug)]
+struct Soon;
+
+impl Clock for Soon {
+    fn now(&self) -> jiff::Timestamp {
+        "2126-05-06T10:00:00Z".parse().unwrap()
+    }
+}
+
 /// Connects an adapter at its vendor's own address, as a user would.
 fn connect(adapter: &str, wire: &Arc<Recorded>) -> Box<dyn Provider> {
     let (vars, keys): (&[&str], _) = match adapter {
@@ -90,7 +100,7 @@ fn connect(adapter: &str, wire: &Arc<Recorded>) -> Box<dyn Provider> {
     };
     let vars: BTreeMap<String, String> =
         vars.iter().map(|name| ((*name).to_owned(), "test".to_owned())).collect();
-    let world = World::fixed(Arc::new(SystemClock), vars, "/".into());
+    let world = World::fixed(Arc::new(Soon), vars, "/".into());
     let wire: Arc<dyn Wire> = Arc::<Recorded>::clone(wire);
     (super::by_name(adapter).unwrap().connect)(&world, &keys, Link::Wire(wire)).unwrap()
 }
@@ -755,6 +765,9 @@ mod gcp {
         assert_eq!(shown, ["disk test1 (10 GB in us-central1-b) of us-central1-b/test1"]);
         let partial = json!({"kind": "compute#firewallList", "warning": {"code": "PARTIAL_SUCCESS", "message": "some are missing"}});
         expect(residue(partial).await, "transient", "gcp|some are missing");
+        // Somebody else's answer has a kind too.
+        expect(residue(json!({"kind": "youtube#searchListResponse"})).await, "transient", "no listing");
+        expect(residue(json!({"kind": "compute#operation"})).await, "transient", "no listing");
     }
 
     fn running(operation: &str) -> Response {
@@ -775,6 +788,7 @@ mod gcp {
             ),
             (INSERT, inserted),
             (INSERTION, insertion),
+            ("GET /instances/lane-demo-0f3c9a?", vec![ok(r#"{"name": "lane-demo-0f3c9a"}"#)]),
         ])
     }
 
@@ -831,6 +845,9 @@ mod gcp {
         }
     }
 
+    const OURS: &str = r#"{"labels": {"managed-by": "lane"}}"#;
+    const RULE: &str = r#"{"description": "managed-by=lane lane=demo lineage=0f3c9a expires=1795453200"}"#;
+
     #[tokio::test(start_paused = true)]
     async fn destroy_sees_the_deletion_through_and_takes_gone_for_gone() {
         let destroy = async |deletion: Response| {
@@ -840,6 +857,10 @@ mod gcp {
                     vec![ok(kept!("gcp/delete_pending.json"))],
                 ),
                 ("GET /operations/operation-zones_us-central1-a_instances_node-name_delete?", vec![deletion]),
+                ("GET /instances/node-name?", vec![ok(OURS)]),
+                ("GET /disks/node-name?", vec![ok(OURS)]),
+                ("GET /firewalls/", vec![ok(RULE)]),
+                ("GET /aggregated/instances?", vec![ok(kept!("gcp/instances.json"))]),
                 ("DELETE /disks/", vec![answer(404, kept!("gcp/instance_not_found.json"))]),
                 ("DELETE /firewalls/", vec![answer(404, kept!("gcp/instance_not_found.json"))]),
             ]);
@@ -887,5 +908,477 @@ mod gcp {
             expect(create(&wire).await, kind, &words);
             assert_eq!(wire.asked(INSERT).len(), 1, "{text}");
         }
+    }
+
+    /// Connects with variables and keys of its own.
+    fn with(vars: &[(&str, &str)], keys: &Value, wire: &Arc<Recorded>) -> Box<dyn Provider> {
+        let vars: BTreeMap<String, String> =
+            vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let world = World::fixed(Arc::new(Soon), vars, "/".into());
+        let wire: Arc<dyn Wire> = Arc::<Recorded>::clone(wire);
+        (super::super::by_name("gcp").unwrap().connect)(&world, keys, Link::Wire(wire)).unwrap()
+    }
+
+    const TOKEN: (&str, &str) = ("CLOUDSDK_AUTH_ACCESS_TOKEN", "test");
+
+    fn made() -> Arc<Recorded> {
+        making(vec![ok(kept!("gcp/insert_pending.json"))], vec![ok(kept!("gcp/insert_done.json"))])
+    }
+
+    /// The body of the request in which these words are.
+    fn body(wire: &Recorded, words: &str) -> Value {
+        let asked = wire.asked(words);
+        serde_json::from_str(asked[0].split_once("? ").unwrap().1.split_once(' ').unwrap().1).unwrap()
+    }
+
+    /// Writes every value with the way to it.
+    fn lines(value: &Value, at: &str, into: &mut Vec<String>) {
+        match value {
+            Value::Object(members) => {
+                members.iter().for_each(|(name, value)| lines(value, &format!("{at}.{name}"), into));
+            }
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(n, value)| lines(value, &format!("{at}[{n}]"), into));
+            }
+            value => into.push(format!("{} {value}", at.trim_start_matches('.'))),
+        }
+    }
+
+    /// What another spec changes in the requests of the default one, and that the vendor's description has it.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_spec_changes_in_an_insert_is_in_a_snapshot() {
+        type Change = fn(&mut CreateRequest);
+        let (none, spot, other) =
+            (json!({}), json!({"spot": true}), json!({"network": "other", "subnetwork": "part"}));
+        let variants: [(&str, &Value, Change); 11] = [
+            ("as it is", &none, |_| {}),
+            ("image debian-13", &none, |asked| asked.image = "debian-13".to_owned()),
+            ("image debian-13, resolved", &none, |asked| {
+                asked.image = "projects/debian-cloud/global/images/debian-13-trixie-v20260501".to_owned();
+            }),
+            ("kvm none", &none, |asked| asked.kvm = false),
+            ("n1-standard-4", &none, |asked| asked.sku = Sku::fixed("n1-standard-4")),
+            ("e2-standard-4, which has no KVM", &none, |asked| asked.sku = Sku::fixed("e2-standard-4")),
+            ("n4-standard-4", &none, |asked| asked.sku = Sku::fixed("n4-standard-4")),
+            ("c3-standard-192-metal", &none, |asked| asked.sku = Sku::fixed("c3-standard-192-metal")),
+            ("t2a-standard-4, of ARM", &none, |asked| asked.sku = Sku::fixed("t2a-standard-4")),
+            ("spot", &spot, |_| {}),
+            ("subnetwork", &other, |_| {}),
+        ];
+        let description = crate::emulators::description::read("gcp-compute.json");
+        let (mut shown, mut plain) = (Vec::new(), Vec::new());
+        for (name, extra, change) in variants {
+            let mut keys = json!({"project": "my-project"});
+            keys.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            let wire = made();
+            let mut asked = request("n2-standard-4", "us-central1-a");
+            asked.image = "ubuntu-24.04".to_owned();
+            change(&mut asked);
+            with(&[TOKEN], &keys, &wire).create(&asked).await.unwrap();
+            let mut all = Vec::new();
+            lines(&body(&wire, INSERT), "", &mut all);
+            lines(&body(&wire, "POST /global/firewalls? -in"), "rule", &mut all);
+            let path = "projects/my-project/zones/us-central1-a/instances";
+            if let Some(description) = &description {
+                let complaints = crate::emulators::description::discovery(
+                    description,
+                    "POST",
+                    path,
+                    &[],
+                    Some(&body(&wire, INSERT)),
+                );
+                assert_eq!(complaints, Vec::<String>::new(), "{name}");
+            }
+            let gone = plain.iter().filter(|line| !all.contains(line)).map(|line| format!("- {line}"));
+            let new = all.iter().filter(|line| !plain.contains(*line)).map(|line| format!("+ {line}"));
+            shown.push(format!("# {name}\n{}", gone.chain(new).collect::<Vec<_>>().join("\n")));
+            if plain.is_empty() {
+                plain = all;
+            }
+        }
+        insta::with_settings!({snapshot_path => "../sim/snapshots", prepend_module_to_snapshot => false, omit_expression => true}, {
+            insta::assert_snapshot!("inserts_gcp", shown.join("\n\n"));
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_google_would_refuse_or_cut_short_is_refused_before_anything_is_made() {
+        let nothing = || Recorded::new([("checkip", vec![ok("2001:db8::7\n")])]);
+        let refused = async |change: fn(&mut CreateRequest), words: &str| {
+            let (wire, mut asked) = (nothing(), request("n2-standard-4", "us-central1-a"));
+            change(&mut asked);
+            expect(connect("gcp", &wire).create(&asked).await, "rejected", words);
+            assert_eq!(wire.asked("POST").len(), 0);
+        };
+        refused(|asked| asked.allow_from.push("2001:db8::/32".to_owned()), "2001:db8::/32|IPv4|allow_from")
+            .await;
+        refused(|asked| asked.allow_from.clear(), "2001:db8::7/128|IPv4|allow_from").await;
+        refused(|asked| asked.expires_at = "2126-09-05T10:00:00Z".parse().unwrap(), "120 days|lease.ttl")
+            .await;
+        refused(|asked| asked.label.lane = "x".repeat(60), "shorter").await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rule_of_an_earlier_create_is_made_anew_and_a_strangers_is_left() {
+        let exists = || {
+            answer(
+                409,
+                r#"{"error": {"code": 409, "message": "exists", "errors": [{"reason": "alreadyExists"}]}}"#,
+            )
+        };
+        let create = async |there: &str| {
+            let rule = kept!("gcp/rule_done.json");
+            let wire = Recorded::new([
+                ("POST /global/firewalls? -in", vec![exists(), ok(rule)]),
+                ("POST /global/firewalls?", vec![ok(rule)]),
+                ("GET /global/firewalls/lane-demo-0f3c9a-in?", vec![ok(there)]),
+                ("DELETE /global/firewalls/lane-demo-0f3c9a-in?", vec![ok(rule)]),
+                (INSERT, vec![ok(kept!("gcp/insert_done.json"))]),
+                ("GET /instances/lane-demo-0f3c9a?", vec![ok("{}")]),
+            ]);
+            (create(&wire).await, wire)
+        };
+        let (done, wire) = create(RULE).await;
+        done.unwrap();
+        assert_eq!(
+            (wire.asked("DELETE /firewalls/").len(), wire.asked("POST /firewalls? -in").len()),
+            (1, 2)
+        );
+        let (refused, wire) = create(r#"{"description": "for the web"}"#).await;
+        expect(refused, "rejected", "lane-demo-0f3c9a-in|by hand");
+        assert_eq!(wire.asked("DELETE /firewalls/").len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_answer_to_a_new_insert_is_no_instance() {
+        let done = kept!("gcp/insert_done.json");
+        let gone = kept!("gcp/instance_not_found.json");
+        let wire = Recorded::new([
+            ("POST /global/firewalls?", vec![ok(kept!("gcp/rule_done.json"))]),
+            (INSERT, vec![ok(done)]),
+            ("GET /instances/lane-demo-0f3c9a?", vec![answer(404, gone)]),
+        ]);
+        expect(create(&wire).await, "ambiguous", "not there");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_operation_that_is_not_found_says_nothing_about_its_instance() {
+        let missing = answer(404, kept!("gcp/instance_not_found.json"));
+        let wire = Recorded::new([
+            ("GET /instances/node-name?", vec![ok(OURS)]),
+            ("DELETE /instances/node-name?", vec![ok(kept!("gcp/delete_pending.json"))]),
+            ("GET /operations/", vec![missing]),
+        ]);
+        let destroyed = connect("gcp", &wire).destroy(&HostId::fixed("us-central1-a/node-name")).await;
+        expect(destroyed, "transient", "notFound");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_operation_without_a_known_code_goes_by_its_status() {
+        let codes = json!({"code": "SOMETHING_NEW", "message": "said so"});
+        for (status, kind) in [(500, "ambiguous"), (503, "ambiguous"), (400, "rejected"), (409, "ambiguous")]
+        {
+            let wire = making(vec![ok(failed(status, &codes))], vec![]);
+            expect(create(&wire).await, kind, "SOMETHING_NEW: said so");
+            let mut silent: Value = serde_json::from_str(kept!("gcp/insert_done.json")).unwrap();
+            silent["httpErrorStatusCode"] = status.into();
+            silent["httpErrorMessage"] = "SAID SO".into();
+            let wire = making(vec![ok(silent.to_string())], vec![]);
+            expect(create(&wire).await, kind, &format!("HTTP {status}: SAID SO"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_several_reasons_the_one_that_is_known_counts() {
+        let error = json!({"error": {
+            "code": 403, "message": "no", "status": "PERMISSION_DENIED",
+            "errors": [{"reason": "quotaExceeded"}], "details": [{"reason": "SOMETHING_NEW"}, {"@type": "help"}],
+        }});
+        let wire = Recorded::new([("/aggregated/instances", vec![answer(403, error.to_string())])]);
+        expect(connect("gcp", &wire).find(&Selector::Owned).await, "quota", "quotaExceeded");
+    }
+
+    /// Answers to all that a destroy asks, for an instance, a disk and rules of that look.
+    async fn destroyed(thing: &str, namesakes: &Value) -> (Result<(), ProviderError>, Vec<String>) {
+        let done = ok(kept!("gcp/delete_done.json"));
+        let wire = Recorded::new([
+            ("GET /firewalls/", vec![ok(RULE)]),
+            ("GET /aggregated/instances? &filter=name=node-name", vec![ok(namesakes.to_string())]),
+            ("GET /zones/", vec![ok(thing)]),
+            ("DELETE", vec![done]),
+        ]);
+        let destroyed = connect("gcp", &wire).destroy(&HostId::fixed("us-central1-a/node-name")).await;
+        (destroyed, wire.asked("DELETE"))
+    }
+
+    fn in_zone(zone: &str) -> Value {
+        let zone = format!("https://www.googleapis.com/compute/v1/projects/my-project/zones/{zone}");
+        let items = json!({"zones/somewhere": {"instances": [{"name": "node-name", "zone": zone}]}});
+        json!({"kind": "compute#instanceAggregatedList", "items": items})
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_stay_as_long_as_another_zone_has_an_instance_of_that_name() {
+        let (done, asked) = destroyed(OURS, &in_zone("us-central1-b")).await;
+        done.unwrap();
+        assert_eq!(asked.len(), 2, "{asked:?}");
+        // Its own may be listed for a while.
+        let (done, asked) = destroyed(OURS, &in_zone("us-central1-a")).await;
+        done.unwrap();
+        assert_eq!(asked.len(), 4, "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_our_name_alone_is_not_deleted() {
+        for thing in ["{}", r#"{"labels": {"managed-by": "somebody"}, "description": "lane demo"}"#] {
+            let (refused, asked) = destroyed(thing, &in_zone("us-central1-a")).await;
+            expect(refused, "rejected", "zones/us-central1-a/instances/node-name|by hand");
+            assert_eq!(asked.len(), 0, "{asked:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_says_whose_it_is_where_and_until_when() {
+        let thing = |zone: &str| {
+            json!({
+                "name": "lane-a-b-0f3c9a", "zone": format!("projects/p/zones/{zone}"), "sizeGb": "50",
+                "description": "lane a.b", "labels": {"managed-by": "lane", "lineage": "0f3c9a", "expires": "1795453200"},
+            })
+        };
+        let rule = json!({
+            "name": "lane-a-b-0f3c9a-in", "creationTimestamp": "2026-11-23T15:00:00.123-07:00",
+            "description": "managed-by=lane lane=a.b lineage=0f3c9a expires=1795453200",
+        });
+        let page = |kind: &str, zone: &str| {
+            let items = json!({"zones/z": {kind: [thing(zone)]}});
+            ok(json!({"kind": "compute#someAggregatedList", "items": items}).to_string())
+        };
+        let wire = Recorded::new([
+            ("/aggregated/instances", vec![page("instances", "zone-b")]),
+            ("/aggregated/disks", vec![page("disks", "zone-a")]),
+            (
+                "/global/firewalls? pageToken=more",
+                vec![ok(json!({"kind": "compute#firewallList", "items": [rule]}).to_string())],
+            ),
+            (
+                "/global/firewalls",
+                vec![ok(json!({"kind": "compute#firewallList", "nextPageToken": "more"}).to_string())],
+            ),
+        ]);
+        let left = connect("gcp", &wire).residue(&Selector::Owned).await.unwrap();
+        assert_eq!(wire.asked("firewalls pageToken").len(), 1);
+        let whose = Label { lane: "a.b".to_owned(), lineage: Lineage::fixed("0f3c9a") };
+        for left in &left {
+            assert_eq!(left.label.as_ref(), Some(&whose), "{left:?}");
+            assert_eq!(left.expires_at.map(jiff::Timestamp::as_second), Some(1_795_453_200), "{left:?}");
+        }
+        let hosts: Vec<_> = left.iter().map(|left| (left.kind.as_str(), left.host.as_str())).collect();
+        let expected = [("disk", "zone-a/lane-a-b-0f3c9a"), ("firewall rule", "zone-b/lane-a-b-0f3c9a")];
+        assert_eq!(hosts, expected);
+        assert!(left[1].created_at.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_an_instance_is_told_by_its_last_incarnation() {
+        let operation = |id: &str, kind: &str, user: &str, hour: u32| {
+            json!({
+                "operationType": kind, "user": user, "targetId": id, "status": "DONE",
+                "insertTime": format!("2026-11-25T{hour:02}:00:00Z"),
+                "targetLink": "https://www.googleapis.com/compute/v1/projects/p/zones/us-central1-a/instances/host",
+            })
+        };
+        let (me, google) = ("me@example.com", "system");
+        let mut refused = operation("2", "delete", me, 12);
+        refused["error"] = json!({"errors": [{"code": "RESOURCE_NOT_READY"}]});
+        let fate = async |operations: Value| {
+            let page = json!({"kind": "compute#operationList", "items": operations});
+            let filter =
+                "/zones/us-central1-a/operations? &filter=targetLink .*/zones/us-central1-a/instances/host";
+            let wire = Recorded::new([(filter, vec![ok(page.to_string())])]);
+            connect("gcp", &wire).fate(&HostId::fixed("us-central1-a/host")).await.unwrap()
+        };
+        let told = fate(json!([
+            operation("2", "delete", google, 14),
+            operation("2", "compute.instances.preempted", google, 13),
+            refused,
+            operation("2", "compute.instances.migrateOnHostMaintenance", google, 11),
+            operation("2", "insert", me, 10),
+            operation("1", "delete", me, 9),
+        ]));
+        assert_eq!(
+            told.await.unwrap(),
+            "compute.instances.preempted by system at 2026-11-25T13:00:00Z, then delete by system at 2026-11-25T14:00:00Z"
+        );
+        assert_eq!(
+            fate(json!([operation("2", "insert", me, 10), operation("1", "delete", me, 9)])).await,
+            None
+        );
+        assert_eq!(fate(json!([])).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn its_scope_is_the_project_and_the_endpoint_where_that_is_another() {
+        let wire = Recorded::new([]);
+        let scope =
+            async |vars: &[(&str, &str)], keys: Value| with(vars, &keys, &wire).scope().await.unwrap();
+        let mine = json!({"project": "my-project"});
+        assert_eq!(scope(&[], mine.clone()).await.unwrap(), "project my-project");
+        let at = [("LANE_GCP_ENDPOINT", "http://127.0.0.1:9/v1/")];
+        assert_eq!(scope(&at, mine).await.unwrap(), "project my-project at http://127.0.0.1:9/v1");
+    }
+
+    /// A folder of credentials, with the files that a user of `gcloud` has.
+    fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, String) {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            crate::world::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            crate::world::fs::write_atomic(&path, text.as_bytes(), crate::world::fs::Mode::Public).unwrap();
+        }
+        let path = folder.path().to_str().unwrap().to_owned();
+        (folder, path)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_project_is_the_one_that_gcloud_would_take() {
+        let (_kept, path) = folder(&[
+            ("active_config", "work\n"),
+            (
+                "configurations/config_work",
+                "[compute]\nproject = no\n[core]\naccount = me\nproject = of-work\n",
+            ),
+            ("configurations/config_home", "[core]\nproject=of-home\n"),
+        ]);
+        let silent = Recorded::new([("metadata", vec![answer(404, "")])]);
+        let scope = async |vars: &[(&str, &str)]| with(vars, &json!({}), &silent).scope().await;
+        let config = ("CLOUDSDK_CONFIG", path.as_str());
+        let found = async |vars: &[(&str, &str)]| scope(vars).await.unwrap().unwrap();
+        let home = ("CLOUDSDK_ACTIVE_CONFIG_NAME", "home");
+        let core = ("CLOUDSDK_CORE_PROJECT", "of-core");
+        assert_eq!(found(&[config]).await, "project of-work");
+        assert_eq!(found(&[config, home]).await, "project of-home");
+        assert_eq!(found(&[config, home, core]).await, "project of-core");
+        let set = ("GOOGLE_CLOUD_PROJECT", "of-variable");
+        assert_eq!(found(&[config, home, core, set]).await, "project of-variable");
+        expect(scope(&[("CLOUDSDK_CONFIG", "/nowhere"), TOKEN]).await, "unavailable", "no project is named");
+        let service = Recorded::new([
+            ("http://here/computeMetadata/v1/instance/service-accounts/default/token", vec![ok(ISSUED)]),
+            ("http://here/computeMetadata/v1/project/project-id", vec![ok("of-the-machine\n")]),
+        ]);
+        let vars = [("CLOUDSDK_CONFIG", "/nowhere"), ("GCE_METADATA_HOST", "here")];
+        let scope = with(&vars, &json!({}), &service).scope().await.unwrap();
+        assert_eq!(scope.unwrap(), "project of-the-machine");
+    }
+
+    const ISSUED: &str = r#"{"access_token": "of-the-machine", "expires_in": 3600, "token_type": "Bearer"}"#;
+    const TOKENINFO: &str = "POST oauth2.googleapis.com/tokeninfo";
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_is_told_by_the_source_of_the_credentials() {
+        let keys = json!({"project": "my-project"});
+        let project = || ("GET /projects/my-project?", vec![ok("{}")]);
+        let who = async |vars: &[(&str, &str)], wire: &Arc<Recorded>| {
+            let account = with(vars, &keys, wire).whoami().await.unwrap();
+            (account.account, account.credentials)
+        };
+        let wire = Recorded::new([(TOKENINFO, vec![ok(r#"{"email": "me@example.com"}"#)]), project()]);
+        assert_eq!(who(&[TOKEN], &wire).await, ("me@example.com".to_owned(), TOKEN.0.to_owned()));
+        assert_eq!(
+            wire.asked(TOKENINFO),
+            ["POST https://oauth2.googleapis.com/tokeninfo?  &access_token=test"]
+        );
+        let wire =
+            Recorded::new([(TOKENINFO, vec![answer(400, r#"{"error": "invalid_token"}"#)]), project()]);
+        assert_eq!(who(&[TOKEN], &wire).await.0, "unknown");
+
+        let machine = Recorded::new([
+            ("default/token", vec![ok(ISSUED)]),
+            ("default/email", vec![ok("1234-compute@developer.gserviceaccount.com\n")]),
+            project(),
+        ]);
+        let (account, source) = who(&[("CLOUDSDK_CONFIG", "/nowhere")], &machine).await;
+        assert_eq!(
+            (account.as_str(), source.as_str()),
+            ("1234-compute@developer.gserviceaccount.com", "the metadata service")
+        );
+        assert_eq!(machine.asked("default/token").len(), 1, "a token is kept");
+
+        // An emulator is shown no credentials that nobody named; Google's other addresses are.
+        let wire = Recorded::new([project()]);
+        let at = ("LANE_GCP_ENDPOINT", "http://127.0.0.1:9");
+        assert_eq!(who(&[at], &wire).await.0, "unknown");
+        let at = ("LANE_GCP_ENDPOINT", "https://compute.us-central1.rep.googleapis.com");
+        let (account, _) = who(&[at, ("CLOUDSDK_CONFIG", "/nowhere")], &machine).await;
+        assert_eq!(account, "1234-compute@developer.gserviceaccount.com");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn spot_machines_count_against_a_limit_of_their_own_where_there_is_one() {
+        let names = async |spot: bool, preemptible: f64| {
+            let quotas = json!({"quotas": [
+                {"metric": "N2_CPUS", "limit": 8.0, "usage": 4.0},
+                {"metric": "PREEMPTIBLE_CPUS", "limit": preemptible, "usage": 1.0},
+                {"metric": "CPUS_ALL_REGIONS", "limit": 12.0, "usage": 4.0},
+            ]});
+            let wire = Recorded::new([("quotas", vec![ok(quotas.to_string())])]);
+            let provider = with(&[TOKEN], &json!({"project": "my-project", "spot": spot}), &wire);
+            let (sku, zone) = (Sku::fixed("n2-standard-4"), Region::fixed("us-central1-a"));
+            let quotas = provider.quotas(&sku, &zone).await.unwrap();
+            quotas.into_iter().map(|quota| quota.name).collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(
+            names(true, 16.0).await,
+            "PREEMPTIBLE_CPUS in us-central1, CPUS_ALL_REGIONS in all regions"
+        );
+        let normal = "N2_CPUS in us-central1, CPUS_ALL_REGIONS in all regions";
+        assert_eq!(
+            (names(false, 16.0).await, names(true, 0.0).await),
+            (normal.to_owned(), normal.to_owned())
+        );
+    }
+
+    /// What `requests_gcp` does not show, as its emulator has one page and asks for no proof.
+    #[tokio::test(start_paused = true)]
+    async fn every_other_request_is_in_a_snapshot() {
+        let page = |kind: &str| ok(json!({"kind": kind, "nextPageToken": "more"}).to_string());
+        let last = |kind: &str| ok(json!({"kind": kind}).to_string());
+        let wire = Recorded::new([
+            ("aggregated pageToken=more", vec![last("compute#diskAggregatedList")]),
+            ("aggregated", vec![page("compute#diskAggregatedList")]),
+            ("firewalls pageToken=more", vec![last("compute#firewallList")]),
+            ("firewalls", vec![page("compute#firewallList")]),
+            ("operations", vec![last("compute#operationList")]),
+            ("default/token", vec![ok(ISSUED)]),
+            ("project/project-id", vec![ok("of-the-machine")]),
+            ("", vec![ok("{}")]),
+        ]);
+        let keys = json!({"project": "my-project"});
+        let provider = with(&[TOKEN], &keys, &wire);
+        provider.residue(&Selector::Label(label())).await.unwrap();
+        provider.fate(&HostId::fixed("us-central1-a/lane-demo-0f3c9a")).await.unwrap();
+        provider.whoami().await.unwrap();
+        let machine = with(&[("CLOUDSDK_CONFIG", "/nowhere")], &json!({}), &wire);
+        machine.whoami().await.unwrap();
+        let description = crate::emulators::description::read("gcp-compute.json");
+        let asked = wire.asked("");
+        for text in asked.iter().filter(|_| description.is_some()) {
+            let Some((_, rest)) = text.split_once("/compute/v1/") else { continue };
+            let (path, query) = rest.split_once('?').unwrap();
+            let query: Vec<(String, String)> =
+                form_urlencoded::parse(query.trim().as_bytes()).into_owned().collect();
+            let query: Vec<_> = query.into_iter().filter(|(name, _)| !name.is_empty()).collect();
+            let complaints = crate::emulators::description::discovery(
+                description.as_ref().unwrap(),
+                text.split(' ').next().unwrap(),
+                path,
+                &query,
+                None,
+            );
+            assert_eq!(complaints, Vec::<String>::new(), "{text}");
+        }
+        let shown = asked.iter().map(|text| text.trim_end()).collect::<Vec<_>>().join("\n");
+        insta::with_settings!({snapshot_path => "../sim/snapshots", prepend_module_to_snapshot => false, omit_expression => true}, {
+            insta::assert_snapshot!("lookups_gcp", shown);
+        });
     }
 }

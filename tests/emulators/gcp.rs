@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -12,11 +13,14 @@ use lane::provider::{
     Selector, Sku,
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{ADDRESS, Emulator, Refusal, description};
 
 const ROOT: &str = "https://www.googleapis.com/compute/v1/projects/my-project";
 const ZONE: &str = "us-central1-a";
+/// How long a fresh instance may not be listed; asked for by its name it is there at once.
+const LAG: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Default)]
 struct Memory {
@@ -28,8 +32,8 @@ struct Memory {
     operations: BTreeMap<String, Value>,
     requests: Vec<Request>,
     complaints: Vec<String>,
-    /// Zones and names of what was made and not deleted, unless a person did so.
-    taken: BTreeSet<(String, String)>,
+    /// Zones and names of what was made and not deleted, unless a person did so, and when it was made.
+    taken: BTreeMap<(String, String), Instant>,
     by_request_id: BTreeMap<String, Value>,
 }
 
@@ -84,10 +88,18 @@ impl Gcp {
     }
 
     /// Makes an operation; it is looked at once before it is done.
-    fn operation(&self, zone: Option<&str>, kind: &str, failure: Option<(&str, u16, &str)>) -> Value {
+    fn operation(
+        &self,
+        zone: Option<&str>,
+        kind: &str,
+        target: &str,
+        failure: Option<(&str, u16, &str)>,
+    ) -> Value {
         let mut memory = self.memory();
         let name = format!("operation-{}", memory.operations.len() + 1);
-        let mut done = json!({"kind": "compute#operation", "name": name, "operationType": kind, "status": "DONE", "progress": 100});
+        let mut done = json!({"kind": "compute#operation", "name": name, "operationType": kind, "status": "DONE", "progress": 100, "user": "operator@example.com"});
+        let scope = zone.map_or_else(|| "global".to_owned(), |zone| format!("zones/{zone}"));
+        done["targetLink"] = format!("{ROOT}/{scope}/{target}").into();
         if let Some(zone) = zone {
             done["zone"] = format!("{ROOT}/zones/{zone}").into();
         }
@@ -168,7 +180,7 @@ impl Gcp {
             self.memory().complaints.push(format!("{name} has no deadline"));
         }
         // A name is unique in its zone.
-        let taken = self.memory().taken.contains(&(zone.to_owned(), name.clone()));
+        let taken = self.memory().taken.contains_key(&(zone.to_owned(), name.clone()));
         let is_it = |host: &Host| self.place(&host.id, &host.label) == (zone.to_owned(), name.clone());
         if taken && self.hosts.find(&Selector::Owned).await.is_ok_and(|hosts| hosts.iter().any(is_it)) {
             let message = format!("The resource 'instances/{name}' already exists");
@@ -181,14 +193,16 @@ impl Gcp {
                 memory.places.retain(|_, place| place.1 != name || place.0 != zone);
                 memory.labels.insert(id.clone(), create.label.clone());
                 memory.places.insert(id, (zone.to_owned(), name.clone()));
-                memory.taken.insert((zone.to_owned(), name));
+                let target = format!("instances/{name}");
+                memory.taken.insert((zone.to_owned(), name), Instant::now());
                 drop(memory);
-                self.operation(Some(zone), "insert", None)
+                self.operation(Some(zone), "insert", &target, None)
             }
             Err(failed) => match Refusal::of(&failed) {
                 Refusal::Full => self.operation(
                     Some(zone),
                     "insert",
+                    &format!("instances/{name}"),
                     Some((
                         "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS",
                         503,
@@ -204,9 +218,6 @@ impl Gcp {
 
     /// Everything of one kind, by zone, one thing a page.
     async fn aggregated(&self, kind: &str, request: &Request) -> Answer {
-        let filter = request.parameter("filter").unwrap_or_default();
-        let lineage =
-            filter.split("labels.lineage=").nth(1).map(|rest| rest.trim_end_matches(')').to_owned());
         let things: Result<Vec<(String, Value)>, _> = if kind == "instances" {
             self.hosts
                 .find(&Selector::Owned)
@@ -219,10 +230,8 @@ impl Gcp {
             Ok(things) => things,
             Err(failed) => return refuse(Refusal::of(&failed)),
         };
-        let ours = |thing: &&(String, Value)| {
-            lineage.as_ref().is_none_or(|lineage| thing.1["labels"]["lineage"] == lineage.as_str())
-        };
-        let things: Vec<&(String, Value)> = things.iter().filter(ours).collect();
+        let filter = request.parameter("filter").unwrap_or_default();
+        let things: Vec<&(String, Value)> = things.iter().filter(|(_, thing)| meets(thing, filter)).collect();
         let at: usize = request.parameter("pageToken").and_then(|token| token.parse().ok()).unwrap_or(0);
         let mut items = json!({"zones/us-east1-b": {"warning": {"code": "NO_RESULTS_ON_PAGE"}}});
         if let Some((zone, thing)) = things.get(at) {
@@ -233,6 +242,32 @@ impl Gcp {
             page["nextPageToken"] = (at + 1).to_string().into();
         }
         Ok(Response::json(200, &page))
+    }
+
+    /// One instance or disk by its name.
+    async fn one(&self, kind: &str, zone: &str, name: &str) -> Answer {
+        let place = (zone.to_owned(), name.to_owned());
+        let is_fresh = self.memory().taken.get(&place).is_some_and(|made| made.elapsed() < LAG);
+        if is_fresh && kind == "instances" {
+            let labels = json!({"managed-by": "lane"});
+            return Ok(Response::json(
+                200,
+                &json!({"kind": "compute#instance", "name": name, "labels": labels}),
+            ));
+        }
+        let things = if kind == "instances" {
+            let hosts = self.hosts.find(&Selector::Owned).await;
+            hosts.map(|hosts| hosts.iter().map(|host| self.show(host)).collect::<Vec<_>>())
+        } else {
+            self.hosts.residue(&Selector::Owned).await.map(|left| self.disks(&left))
+        };
+        match things {
+            Ok(things) => Ok(things
+                .iter()
+                .find(|(known, thing)| known == zone && thing["name"] == name)
+                .map_or_else(|| not_found(name), |(_, thing)| Response::json(200, thing))),
+            Err(failed) => refuse(Refusal::of(&failed)),
+        }
     }
 
     fn show(&self, host: &Host) -> (String, Value) {
@@ -276,13 +311,14 @@ impl Gcp {
             let disk = json!({
                 "kind": "compute#disk", "name": name, "sizeGb": "50", "zone": format!("{ROOT}/zones/{zone}"),
                 "labels": {"managed-by": "lane", "lineage": lineage},
+                "description": memory.labels.get(id).map(|label| format!("lane {}", label.lane)),
             });
             (zone, disk)
         };
         hosts.into_iter().map(disk).collect()
     }
 
-    async fn delete(&self, zone: &str, name: &str) -> Answer {
+    async fn delete(&self, kind: &str, zone: &str, name: &str) -> Answer {
         let Some(id) = self.placed(zone, name) else { return Ok(not_found(name)) };
         let left = self.hosts.residue(&Selector::Owned).await;
         let listed = self.hosts.find(&Selector::Owned).await;
@@ -297,7 +333,10 @@ impl Gcp {
         }
         self.memory().taken.remove(&(zone.to_owned(), name.to_owned()));
         match self.hosts.destroy(&id).await {
-            Ok(()) => Ok(Response::json(200, &self.operation(Some(zone), "delete", None))),
+            Ok(()) => Ok(Response::json(
+                200,
+                &self.operation(Some(zone), "delete", &format!("{kind}/{name}"), None),
+            )),
             Err(failed) => refuse(Refusal::of(&failed)),
         }
     }
@@ -322,27 +361,38 @@ impl Gcp {
                     let message = format!("The resource 'firewalls/{name}' already exists");
                     return error(409, "alreadyExists", &message);
                 }
+                let target = format!("firewalls/{name}");
                 memory.rules.insert(name, body.clone());
                 drop(memory);
-                Response::json(200, &self.operation(None, "insert", None))
+                Response::json(200, &self.operation(None, "insert", &target, None))
             }
-            ("PATCH", Some(name), Some(body)) if memory.rules.contains_key(name) => {
-                memory.rules.insert(name.to_owned(), body.clone());
-                drop(memory);
-                Response::json(200, &self.operation(None, "patch", None))
+            ("GET", Some(name), _) => {
+                memory.rules.get(name).map_or_else(|| not_found(name), |rule| Response::json(200, rule))
             }
             ("DELETE", Some(name), _) if memory.rules.remove(name).is_some() => {
                 drop(memory);
-                Response::json(200, &self.operation(None, "delete", None))
+                Response::json(200, &self.operation(None, "delete", &format!("firewalls/{name}"), None))
             }
             _ => not_found(name.unwrap_or_default()),
         }
     }
 }
 
+/// Tells whether a thing has what a filter (AIP-160) names: `(labels.a=b) (name=c)`.
+fn meets(thing: &Value, filter: &str) -> bool {
+    filter.split(' ').map(|term| term.trim_matches(['(', ')'])).filter(|term| !term.is_empty()).all(|term| {
+        let (path, wanted) = term.split_once('=').unwrap_or_default();
+        path.split('.').fold(thing, |value, part| &value[part]) == wanted
+    })
+}
+
 #[async_trait]
 impl Wire for Gcp {
     async fn send(&self, request: &Request) -> Answer {
+        if request.url.ends_with("/tokeninfo") {
+            self.memory().requests.push(request.clone());
+            return Ok(Response::json(200, &json!({"email": "operator@example.com"})));
+        }
         let Some((_, path)) = request.url.split_once("/compute/v1/") else {
             return Ok(Response { status: 200, headers: vec![], body: format!("{ADDRESS}\n").into_bytes() });
         };
@@ -373,7 +423,6 @@ impl Wire for Gcp {
                 200,
                 &json!({
                     "kind": "compute#project", "name": "my-project",
-                    "defaultServiceAccount": "1234-compute@developer.gserviceaccount.com",
                     "quotas": [{"metric": "CPUS_ALL_REGIONS", "limit": 12.0, "usage": 4.0}],
                 }),
             )),
@@ -383,6 +432,7 @@ impl Wire for Gcp {
                     "kind": "compute#region", "name": name,
                     "quotas": [
                         {"metric": "N2_CPUS", "limit": 8.0, "usage": 4.0},
+                        {"metric": "PREEMPTIBLE_CPUS", "limit": 16.0, "usage": 0.0},
                         {"metric": "IN_USE_ADDRESSES", "limit": 8.0, "usage": 1.0},
                     ],
                 }),
@@ -393,7 +443,23 @@ impl Wire for Gcp {
             )),
             ("GET", ["aggregated", kind], _) => self.aggregated(kind, request).await,
             ("POST", ["zones", zone, "instances"], Some(body)) => self.insert(zone, request, body).await,
-            ("DELETE", ["zones", zone, "instances" | "disks", name], _) => self.delete(zone, name).await,
+            ("DELETE", ["zones", zone, kind @ ("instances" | "disks"), name], _) => {
+                self.delete(kind, zone, name).await
+            }
+            ("GET", ["zones", zone, kind @ ("instances" | "disks"), name], _) => {
+                self.one(kind, zone, name).await
+            }
+            ("GET", ["zones", zone, "operations"], _) => {
+                let wanted = request.parameter("filter").unwrap_or_default();
+                let wanted = wanted.trim_start_matches("targetLink eq .*");
+                let of = |one: &&Value| {
+                    leaf(&one["zone"]) == *zone
+                        && one["targetLink"].as_str().is_some_and(|link| link.ends_with(wanted))
+                };
+                let memory = self.memory();
+                let items: Vec<&Value> = memory.operations.values().filter(of).collect();
+                Ok(Response::json(200, &json!({"kind": "compute#operationList", "items": items})))
+            }
             ("GET", ["zones", zone, "instances", name, "serialPort"], _) => match self.placed(zone, name) {
                 Some(id) => match self.hosts.console_log(&id).await {
                     Ok(text) => {

@@ -123,6 +123,8 @@ fn refusals(provider: &str) {
     all.push_str(&said(&lab, &["plan", lab.spec_arg()], "nowhere at all"));
     insta::with_settings!({filters => vec![
         (r"\(operation operation-[0-9]+\)", "(operation …)"),
+        // With and without that program.
+        (r"`gcloud auth print-access-token`.* \(run", "`gcloud auth print-access-token` … (run"),
         // With and without a name server.
         (r"failed to lookup address information: .*", "failed to lookup address information: …"),
     ]}, {

@@ -143,6 +143,9 @@ fn connect(
     Ok(Box::new(Nspawn::new(world, config)?))
 }
 
+/// Where hosts are, unless `LANE_NSPAWN_DIR` names another folder.
+const HOSTS: &str = "/var/lib/lane/nspawn";
+
 #[derive(Debug)]
 struct Nspawn {
     config: Config,
@@ -369,8 +372,7 @@ impl Nspawn {
             Some(folder) => world.absolute(folder, world.cwd()),
             None => world.cwd().join(world.cache_dir()).join("nspawn"),
         };
-        let hosts =
-            world.absolute(world.var("LANE_NSPAWN_DIR").unwrap_or("/var/lib/lane/nspawn"), world.cwd());
+        let hosts = world.absolute(world.var("LANE_NSPAWN_DIR").unwrap_or(HOSTS), world.cwd());
         let subnet = config.subnet.as_deref().unwrap_or("10.87.0.0/16");
         let pool = Pool::parse(subnet).ok_or_else(|| {
             wrong(format!("subnet {subnet:?} is no network of /8 to /30, as in 10.87.0.0/16"))
@@ -1133,8 +1135,34 @@ impl Provider for Nspawn {
                 (parts, owners)
             }
         };
-        let owned = |(name, part): &(String, Part)| Some(part.residue(owners.get(last8(name))?));
+        let mut cards = BTreeMap::new();
+        for owner in owners.values() {
+            // A record that is gone or damaged leaves open whose they are; they are left all the same.
+            if let Some(card) =
+                Site::new(&self.hosts, owner).and_then(|site| Self::card(&site).ok().flatten())
+            {
+                cards.insert(owner, card);
+            }
+        }
+        let owned = |(name, part): &(String, Part)| {
+            let owner = owners.get(last8(name))?;
+            let card = cards.get(owner);
+            let asked = match selector {
+                Selector::Label(label) => Some(label),
+                Selector::Owned => None,
+            };
+            Some(Residue {
+                label: card.map(|card| &card.label).or(asked).cloned(),
+                created_at: card.map(|card| card.created_at),
+                expires_at: card.map(|card| card.expires_at),
+                ..part.residue(owner)
+            })
+        };
         Ok(parts.iter().filter_map(owned).collect())
+    }
+
+    async fn scope(&self) -> Result<Option<String>, ProviderError> {
+        Ok((self.hosts != HOSTS).then(|| format!("hosts in {}", self.hosts)))
     }
 
     async fn set_expiry(&self, id: &HostId, expires_at: Timestamp) -> Result<(), ProviderError> {
@@ -1281,6 +1309,35 @@ mod tests {
         // To look, nothing is needed.
         assert_eq!(bare.find(&Selector::Label(label())).await.unwrap(), []);
         assert_eq!(bare.residue(&Selector::Label(label())).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_says_whose_it_is_and_until_when_and_where_it_was_looked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = folder.path().to_str().unwrap();
+        let elsewhere = Nspawn::new(&world(&[("LANE_NSPAWN_DIR", hosts)]), &serde_json::json!({})).unwrap();
+        assert_eq!(elsewhere.scope().await.unwrap(), Some(format!("hosts in {hosts}")));
+        assert_eq!(provider(&serde_json::json!({})).unwrap().scope().await.unwrap(), None);
+        let (label, at) = (label(), "2026-05-06T12:00:00Z".parse().unwrap());
+        let card = Card {
+            label: label.clone(),
+            sku: ENTRY.default_sku.clone(),
+            region: ENTRY.default_region.clone(),
+            image: "debian-13".to_owned(),
+            fingerprint: Fingerprint(Digest::of(b"wanted")),
+            created_at: at,
+            expires_at: at,
+            subnet: Ipv4Addr::new(10, 87, 0, 0),
+            creator: Creator { pid: 0, started: 0 },
+        };
+        let file = Site::new(hosts, &label.to_string()).unwrap().card;
+        fs::write_atomic(&file, &serde_json::to_vec(&card).unwrap(), fs::Mode::Public).unwrap();
+        for selector in [Selector::Owned, Selector::Label(label.clone())] {
+            let left = elsewhere.residue(&selector).await.unwrap();
+            let record = left.iter().find(|left| left.id == file.display().to_string()).unwrap();
+            let facts = (record.label.as_ref(), record.created_at, record.expires_at);
+            assert_eq!(facts, (Some(&label), Some(at), Some(at)), "{record:?}");
+        }
     }
 
     #[tokio::test]
