@@ -1290,3 +1290,29 @@ static PRICES: &[Listed] = &[
         "twice the list price of Standard_D4s_v3, 2025-03",
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_has_kvm_by_its_family() {
+        for (expected, sizes) in [
+            (
+                KvmSupport::Yes,
+                "D4s_v3 D4_v3 E8ds_v4 D4d_v4 D4as_v5 D8s_v5 E4ads_v5".split(' ').collect::<Vec<_>>(),
+            ),
+            (
+                KvmSupport::No,
+                "A4_v2 B2s D4a_v4 D4as_v4 E4a_v4 DS3_v2 D3_v2 DC4s_v3 DC4as_v5 NC6s_v3 NV12s_v3 F4 F4s D4ps_v5"
+                    .split(' ')
+                    .collect(),
+            ),
+            (KvmSupport::Unknown, "D4s_v6 F4s_v2 M8ms".split(' ').collect()),
+        ] {
+            for size in sizes {
+                assert_eq!(kvm(&Sku::new(format!("Standard_{size}"))), expected, "{size}");
+            }
+        }
+    }
+}
