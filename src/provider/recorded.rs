@@ -509,6 +509,7 @@ mod azure {
                 token(),
                 ("skiptoken= IjEhMTA0", vec![pages[1].clone()]),
                 ("skiptoken= IjEhNjgh", last),
+                ("GET /resources?", said(&json!({"value": []}))),
                 ("GET /resourcegroups managed-by", vec![pages[0].clone()]),
             ])
         };
@@ -517,7 +518,10 @@ mod azure {
         assert_eq!(wire.asked("/resourcegroups").len(), 3);
         let wire = listing(said(&groups(true)));
         let left = connect("azure", &wire).residue(&Selector::Owned).await.unwrap();
-        assert_eq!(left.iter().map(|left| left.id.as_str()).collect::<Vec<_>>(), ["miq-misc-eastus"]);
+        assert_eq!(
+            left.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["resource group miq-misc-eastus (in eastus: empty)"]
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -562,6 +566,406 @@ mod azure {
         let off = machine.to_string().replace("PowerState/running", "PowerState/stopped");
         let off = found(true, &serde_json::from_str(&off).unwrap()).await;
         assert_eq!(off[0].status, HostStatus::Stopped);
+    }
+
+    const GROUP: &str = "lane-demo-0f3c9a";
+
+    fn group(place: &str, state: &str) -> Value {
+        let mut tags = our_tags();
+        tags["created"] = "2026-11-23T15:00:00Z".into();
+        json!({"name": GROUP, "location": place, "tags": tags, "properties": {"provisioningState": state}})
+    }
+
+    fn machine(state: &str, power: &str) -> Value {
+        let mut machine: Value = serde_json::from_str(kept!("azure/machine.json")).unwrap();
+        machine["properties"]["provisioningState"] = state.into();
+        machine["properties"]["instanceView"] =
+            json!({"statuses": [{"code": format!("PowerState/{power}")}]});
+        machine["tags"]["fingerprint"] = "of-the-machine".into();
+        machine
+    }
+
+    fn empty() -> Value {
+        json!({"value": []})
+    }
+
+    fn not_found() -> Vec<Response> {
+        let body = json!({"error": {"code": "ResourceGroupNotFound", "message": format!("Resource group '{GROUP}' could not be found.")}});
+        vec![answer(404, body.to_string())]
+    }
+
+    /// A lane whose group the listing does not show yet.
+    fn hidden(group: &Value, machine: &Value) -> Arc<Recorded> {
+        let address = json!({"type": "Microsoft.Network/publicIPAddresses", "name": "ip"});
+        Recorded::new([
+            token(),
+            ("GET /virtualMachines/host", said(machine)),
+            ("GET /publicIPAddresses/ip", vec![ok(kept!("azure/address.json"))]),
+            ("GET /resources?", said(&json!({"value": [address]}))),
+            ("GET /resourcegroups/lane-demo-0f3c9a?", said(group)),
+            ("GET /resourcegroups?", said(&empty())),
+        ])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_that_the_listing_hides_is_found_by_its_name() {
+        let mut group = group("westus", "Succeeded");
+        group["tags"]["fingerprint"] = "of-a-later-try".into();
+        let wire = hidden(&group, &machine("Succeeded", "running"));
+        let provider = connect("azure", &wire);
+        let selector = Selector::Label(label());
+        let hosts = provider.find(&selector).await.unwrap();
+        assert_eq!((hosts.len(), hosts[0].id.as_str()), (1, GROUP));
+        // Of the machine that is there, and not of one that is going to be.
+        assert_eq!(hosts[0].fingerprint, Some(Fingerprint(Digest::from_text("of-the-machine"))));
+        assert_eq!(hosts[0].expires_at, "2026-11-23T17:00:00Z".parse().ok());
+
+        let left = &provider.residue(&selector).await.unwrap()[0];
+        let shown = "resource group lane-demo-0f3c9a (in westus: Microsoft.Network/publicIPAddresses/ip)";
+        assert_eq!((left.to_string().as_str(), left.label.as_ref()), (shown, Some(&label())));
+        assert_eq!(left.created_at, "2026-11-23T15:00:00Z".parse().ok());
+        assert_eq!(left.expires_at, "2026-11-23T17:00:00Z".parse().ok());
+        // Others' are not asked for one by one.
+        assert!(provider.find(&Selector::Owned).await.unwrap().is_empty());
+
+        let forbidden = answer(403, "{\"error\": {\"code\": \"AuthorizationFailed\", \"message\": \"no\"}}");
+        wire.rules.lock().unwrap()[4].1 = [forbidden].into();
+        expect(provider.find(&selector).await, "auth", "the role Contributor");
+        expect(provider.residue(&selector).await, "auth", "the role Contributor");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_that_runs_runs_unless_it_is_being_deleted() {
+        for (of_group, state, power, expected) in [
+            ("Succeeded", "Succeeded", "running", HostStatus::Running),
+            // An extension that a policy put on it failed.
+            ("Succeeded", "Failed", "running", HostStatus::Running),
+            ("Succeeded", "Updating", "running", HostStatus::Running),
+            ("Deleting", "Succeeded", "running", HostStatus::Stopped),
+            ("Succeeded", "Deleting", "running", HostStatus::Stopped),
+            ("Succeeded", "Failed", "starting", HostStatus::Stopped),
+            ("Succeeded", "Canceled", "starting", HostStatus::Stopped),
+            ("Succeeded", "Creating", "starting", HostStatus::Starting),
+            ("Succeeded", "Succeeded", "deallocated", HostStatus::Stopped),
+        ] {
+            let wire = hidden(&group("westus", of_group), &machine(state, power));
+            let hosts = connect("azure", &wire).find(&Selector::Label(label())).await.unwrap();
+            assert_eq!(hosts[0].status, expected, "{of_group} {state} {power}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_became_of_an_accepted_machine_is_told_at_once() {
+        let made = || vec![told(kept!("azure/machine_made.jsonl"))[0].clone()];
+        let seen = |machine: &Value| making(made(), said(machine));
+        create(&seen(&machine("Failed", "running"))).await.unwrap();
+        let began = tokio::time::Instant::now();
+        expect(create(&seen(&machine("Canceled", "starting"))).await, "rejected", "azure|Canceled");
+        let mut failed = machine("Failed", "starting");
+        let status = json!({"code": "ProvisioningState/failed/TargetDiskBlobAlreadyExists", "level": "Error", "message": "Blob is there."});
+        failed["properties"]["instanceView"]["disks"] = json!([{"name": "os", "statuses": [status]}]);
+        let words = "TargetDiskBlobAlreadyExists: Blob is there.";
+        expect(create(&seen(&failed)).await, "rejected", words);
+        let mut trusted = machine("Succeeded", "running");
+        trusted["properties"]["securityProfile"]["securityType"] = "TrustedLaunch".into();
+        expect(create(&seen(&trusted)).await, "rejected", "TrustedLaunch, which has no /dev/kvm|server-gen1");
+        assert!(began.elapsed() < std::time::Duration::from_mins(1), "{:?}", began.elapsed());
+        let without = CreateRequest { kvm: false, ..request("Standard_D4s_v3", "westus") };
+        connect("azure", &seen(&trusted)).create(&without).await.unwrap();
+    }
+
+    /// A create where there is a group already, of which these are the answers, and a machine or none.
+    fn making_again(groups: Vec<Response>, seen: Vec<Response>) -> Arc<Recorded> {
+        let wire = making(told(kept!("azure/machine_made.jsonl")), seen);
+        let mut rules = wire.rules.lock().unwrap();
+        rules.insert(0, ("GET /resources?", said(&empty()).into()));
+        rules.insert(0, ("DELETE /resourcegroups/", vec![answer(202, "")].into()));
+        rules.insert(0, ("GET /resourcegroups/lane-demo-0f3c9a?", groups.into()));
+        drop(rules);
+        wire
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_that_is_being_deleted_is_waited_for() {
+        let deleting = || ok(group("westus", "Deleting").to_string());
+        let groups = vec![deleting(), deleting(), not_found().remove(0)];
+        let wire = making_again(groups, said(&machine("Succeeded", "running")));
+        create(&wire).await.unwrap();
+        assert_eq!(wire.asked("PUT /resourcegroups/lane-demo-0f3c9a?").len(), 1);
+        let stuck = making_again(vec![deleting()], vec![]);
+        expect(create(&stuck).await, "transient", "still being deleted");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_that_is_elsewhere_goes_first_unless_there_is_a_machine_in_it() {
+        let there = || ok(group("East US", "Succeeded").to_string());
+        let none = || not_found().remove(0);
+        let groups = vec![there(), there(), ok(group("eastus", "Deleting").to_string()), none()];
+        let wire = making_again(groups, vec![none(), ok(machine("Succeeded", "running").to_string())]);
+        create(&wire).await.unwrap();
+        let deleted = wire.asked("/resourcegroups/lane-demo-0f3c9a?");
+        let methods: Vec<&str> = deleted.iter().map(|text| text.split(' ').next().unwrap()).collect();
+        assert_eq!(methods, ["GET", "GET", "DELETE", "GET", "GET", "PUT"]);
+
+        let wire = making_again(vec![there()], said(&machine("Succeeded", "running")));
+        expect(create(&wire).await, "ambiguous", "there is a machine of this lane in East US");
+        assert_eq!(wire.asked("DELETE").len() + wire.asked("PUT").len(), 0);
+
+        // The same place, in other words.
+        let wire = making_again(
+            vec![ok(group("West US", "Succeeded").to_string())],
+            said(&machine("Succeeded", "running")),
+        );
+        create(&wire).await.unwrap();
+        let put = wire.asked("PUT /resourcegroups/ \"created\":\"2026-11-23T15:00:00Z\"");
+        assert_eq!(
+            (put.len(), wire.asked("DELETE").len()),
+            (1, 0),
+            "{:?}",
+            wire.asked("PUT /resourcegroups/")
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_known_everywhere_yet_is_asked_for_again() {
+        let running = said(&machine("Succeeded", "running"));
+        let wire = making(told(kept!("azure/machine_made.jsonl")), running);
+        let late = [not_found(), not_found(), part(kept!("azure/security_group_made.jsonl"), 0)].concat();
+        wire.rules.lock().unwrap()[1].1 = late.into();
+        create(&wire).await.unwrap();
+        assert_eq!(wire.asked("PUT /networkSecurityGroups/nsg?").len(), 3);
+        let wire = making(vec![], vec![]);
+        wire.rules.lock().unwrap()[1].1 = not_found().into();
+        expect(create(&wire).await, "rejected", "ResourceGroupNotFound");
+
+        expect(create(&making(not_found(), vec![])).await, "transient", "ResourceGroupNotFound");
+        let missing = |code: &str, message: &str| {
+            let body = json!({"error": {"code": code, "message": message}});
+            making(vec![answer(404, body.to_string())], vec![])
+        };
+        let wire = missing("PlatformImageNotFound", "The platform image is not available.");
+        expect(create(&wire).await, "rejected", "PlatformImageNotFound|az vm image list");
+        let wire = missing("ResourceNotFound", "The Resource 'Microsoft.Compute/images/mine' was not found.");
+        expect(create(&wire).await, "rejected", "images/mine");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn not_everything_that_is_not_allowed_is_a_quota() {
+        let body =
+            json!({"error": {"code": "OperationNotAllowed", "message": "The VM is marked for deletion."}});
+        let wire = making(vec![answer(409, body.to_string())], vec![]);
+        expect(create(&wire).await, "rejected", "OperationNotAllowed: The VM is marked for deletion.");
+    }
+
+    fn connect_with(
+        vars: &[(&str, &str)],
+        endpoint: Option<&str>,
+        wire: &Arc<Recorded>,
+    ) -> Box<dyn Provider> {
+        let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let world = World::fixed(Arc::new(SystemClock), vars, "/".into());
+        let keys = json!({"subscription": "00000000-0000-0000-0000-000000000000", "endpoint": endpoint});
+        let wire: Arc<dyn Wire> = Arc::<Recorded>::clone(wire);
+        (super::super::by_name("azure").unwrap().connect)(&world, &keys, Link::Wire(wire)).unwrap()
+    }
+
+    /// A token with claims, as the sign-in service gives it.
+    fn token_of(claims: &Value) -> Vec<Response> {
+        use base64::Engine as _;
+        let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims.to_string());
+        let body = json!({"access_token": format!("e30.{claims}.e30"), "expires_in": "3599"});
+        vec![ok(body.to_string())]
+    }
+
+    const SUBSCRIPTION: &str = "{\"displayName\": \"Pay-As-You-Go\", \"state\": \"Enabled\"}";
+    const PRINCIPAL: [(&str, &str); 3] =
+        [("AZURE_TENANT_ID", "test"), ("AZURE_CLIENT_ID", "c"), ("AZURE_CLIENT_SECRET", "s")];
+
+    #[tokio::test(start_paused = true)]
+    async fn trouble_with_signing_in_passes_and_a_refusal_does_not() {
+        let with = |answers: Vec<Response>| {
+            let wire = Recorded::new([(LOGIN, answers), ("GET", vec![ok(SUBSCRIPTION)])]);
+            (connect_with(&PRINCIPAL, None, &wire), wire)
+        };
+        let token = || token_of(&json!({})).remove(0);
+        let (provider, wire) = with(vec![answer(503, "<html>"), answer(429, "{}"), token()]);
+        provider.whoami().await.unwrap();
+        assert_eq!(wire.asked(LOGIN).len(), 3);
+        let (provider, _) = with(vec![answer(502, "")]);
+        expect(provider.whoami().await, "transient", "the sign-in service refuses: HTTP 502");
+        let refusal = "{\"error\": \"invalid_client\", \"error_description\": \"AADSTS7000215: wrong\"}";
+        let (provider, wire) = with(vec![answer(401, refusal)]);
+        expect(provider.whoami().await, "auth", "HTTP 401: AADSTS7000215: wrong");
+        assert_eq!(wire.asked(LOGIN).len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_is_whom_the_token_names_and_each_source_has_its_request() {
+        let federated = [("ARM_TENANT_ID", "test"), ("ARM_CLIENT_ID", "c"), ("ARM_OIDC_TOKEN", "jwt")];
+        let github = [
+            ("AZURE_TENANT_ID", "test"),
+            ("AZURE_CLIENT_ID", "c"),
+            ("ACTIONS_ID_TOKEN_REQUEST_URL", "https://github.example/token?v=1"),
+            ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "t"),
+        ];
+        let service = [
+            ("IDENTITY_ENDPOINT", "http://169.254.255.2/msi"),
+            ("IDENTITY_HEADER", "h"),
+            ("AZURE_CLIENT_ID", "c"),
+        ];
+        for (vars, claims, expected, asks) in [
+            (
+                &PRINCIPAL[..],
+                json!({"appid": "app", "oid": "o"}),
+                ("app", "AZURE_CLIENT_SECRET"),
+                "&client_secret=s",
+            ),
+            (&federated, json!({"oid": "object"}), ("object", "ARM_OIDC_TOKEN"), "&client_assertion=jwt&"),
+            (
+                &github,
+                json!({"appid": "app"}),
+                ("app", "GitHub Actions' token"),
+                "&client_assertion=of-github&",
+            ),
+            (
+                &[("AZURE_CLIENT_ID", "c")],
+                json!({"unique_name": "me"}),
+                ("me", "the identity of this machine"),
+                "169.254.169.254 &resource=https://management.azure.com/&client_id=c",
+            ),
+            (
+                &service,
+                json!({"upn": "a@b"}),
+                ("a@b", "the identity of this machine"),
+                "/msi? 2019-08-01 &client_id=c",
+            ),
+        ] {
+            let wire = Recorded::new([
+                (LOGIN, token_of(&claims)),
+                ("GET github.example/token?v=1&audience=", vec![ok("{\"value\": \"of-github\"}")]),
+                ("GET /metadata/identity/oauth2/token", token_of(&claims)),
+                ("GET /msi?", token_of(&claims)),
+                ("GET /subscriptions/", vec![ok(SUBSCRIPTION)]),
+            ]);
+            let account = connect_with(vars, None, &wire).whoami().await.unwrap();
+            assert_eq!((account.account.as_str(), account.credentials.as_str()), expected);
+            let project = "00000000-0000-0000-0000-000000000000 (Pay-As-You-Go)";
+            assert_eq!(account.project.as_deref(), Some(project));
+            assert_eq!(wire.asked(asks).len(), 1, "{asks}: {:?}", wire.asked("GET"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_without_an_identity_says_why() {
+        let refusal = "{\"error\": \"invalid_request\", \"error_description\": \"Identity not found\"}";
+        let wire = Recorded::new([("/metadata/identity/", vec![answer(400, refusal)])]);
+        let refused = connect_with(&[("AZURE_CLIENT_ID", "c")], None, &wire).whoami().await;
+        expect(refused, "auth", "the identity of this machine refuses: HTTP 400: Identity not found");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_of_a_service_principal_is_nobody() {
+        for (vars, words) in [
+            (&[("AZURE_CLIENT_SECRET", "s")][..], "without AZURE_TENANT_ID and AZURE_CLIENT_ID"),
+            (&[("ARM_CLIENT_SECRET", "s"), ("ARM_CLIENT_ID", "c")], "without ARM_TENANT_ID"),
+            (
+                &[("ARM_TENANT_ID", "t"), ("ARM_CLIENT_ID", "c")],
+                "ARM_CLIENT_SECRET or ARM_OIDC_TOKEN_FILE_PATH too",
+            ),
+            // Some of each is not one of them.
+            (
+                &[("AZURE_CLIENT_SECRET", "s"), ("ARM_TENANT_ID", "t"), ("ARM_CLIENT_ID", "c")],
+                "without AZURE_TENANT_ID and AZURE_CLIENT_ID",
+            ),
+            (
+                &[
+                    ("AZURE_TENANT_ID", "t"),
+                    ("AZURE_CLIENT_ID", "c"),
+                    ("AZURE_CLIENT_CERTIFICATE_PATH", "/c.pem"),
+                ],
+                "AZURE_CLIENT_CERTIFICATE_PATH is set, and lane cannot sign in with a certificate",
+            ),
+        ] {
+            let wire = Recorded::new([]);
+            expect(connect_with(vars, None, &wire).whoami().await, "auth", words);
+        }
+        // A whole one beside half of the other.
+        let terraform = [("ARM_TENANT_ID", "test"), ("ARM_CLIENT_ID", "c"), ("ARM_CLIENT_SECRET", "s")];
+        let vars = [&terraform[..], &[("AZURE_TENANT_ID", "other"), ("AZURE_CLIENT_SECRET", "")]].concat();
+        let wire = Recorded::new([(LOGIN, token_of(&json!({}))), ("GET", vec![ok(SUBSCRIPTION)])]);
+        connect_with(&vars, None, &wire).whoami().await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_of_microsofts_clouds_has_its_own_sign_in_service() {
+        for (api, login) in [
+            ("https://management.usgovcloudapi.net", "https://login.microsoftonline.us/test/"),
+            ("https://management.chinacloudapi.cn", "https://login.chinacloudapi.cn/test/"),
+        ] {
+            let wire = Recorded::new([(login, token_of(&json!({}))), (api, vec![ok(SUBSCRIPTION)])]);
+            let provider = connect_with(&PRINCIPAL, Some(api), &wire);
+            provider.whoami().await.unwrap();
+            assert_eq!(wire.asked(&format!("{login} scope={api}/.default")).len(), 1);
+            let scope = format!("subscription 00000000-0000-0000-0000-000000000000 at {api}");
+            assert_eq!(provider.scope().await.unwrap(), Some(scope));
+            // It is no emulator, to which anybody may talk.
+            let half = connect_with(
+                &[("AZURE_CLIENT_ID", "c")],
+                Some(api),
+                &Recorded::new([("/metadata/identity/", vec![answer(400, "{}")])]),
+            );
+            expect(half.whoami().await, "auth", "the identity of this machine refuses");
+        }
+        let scope = connect("azure", &Recorded::new([])).scope().await.unwrap();
+        assert_eq!(scope.as_deref(), Some("subscription 00000000-0000-0000-0000-000000000000"));
+    }
+
+    /// Puts something in the place of `az`, which keeps its arguments and its variables beside it.
+    fn tool(script: &str) -> tempfile::TempDir {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let (path, kept) = (folder.path().join("az"), folder.path().join("kept"));
+        let text = format!("#!/bin/sh\n{{ echo \"$@\"; /usr/bin/env; }} > {}\n{script}\n", kept.display());
+        crate::world::fs::write_atomic(&path, text.as_bytes(), crate::world::fs::Mode::Private).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        folder
+    }
+
+    #[tokio::test]
+    async fn the_tool_is_asked_about_the_subscription_and_heard() {
+        let ask = async |folder: &tempfile::TempDir| {
+            let wire = Recorded::new([
+                ("/metadata/identity/", vec![answer(400, "{\"error_description\": \"Identity not found\"}")]),
+                ("GET /subscriptions/", vec![ok(SUBSCRIPTION)]),
+            ]);
+            let vars = [
+                ("PATH", folder.path().to_str().unwrap()),
+                ("AZURE_CONFIG_DIR", "/config"),
+                ("HTTPS_PROXY", "http://proxy"),
+                ("REQUESTS_CA_BUNDLE", "/ca.pem"),
+                ("AWS_SECRET_ACCESS_KEY", "another's"),
+            ];
+            connect_with(&vars, None, &wire).whoami().await
+        };
+        let folder = tool("echo '{\"accessToken\": \"t\", \"expires_on\": 4102444800}'");
+        assert_eq!(ask(&folder).await.unwrap().credentials, "`az login`");
+        let kept = crate::world::fs::read(&folder.path().join("kept")).unwrap();
+        let kept = String::from_utf8(kept).unwrap();
+        for words in [
+            "account get-access-token --subscription 00000000-0000-0000-0000-000000000000 --resource https://management.azure.com --output json",
+            "AZURE_CONFIG_DIR=/config",
+            "HTTPS_PROXY=http://proxy",
+            "REQUESTS_CA_BUNDLE=/ca.pem",
+        ] {
+            assert!(kept.contains(words), "{words} is not in {kept}");
+        }
+        assert!(!kept.contains("another's"), "{kept}");
+        let folder = tool("echo \"ERROR: Please run 'az login' to setup account.\" >&2; exit 1");
+        expect(
+            ask(&folder).await,
+            "auth",
+            "`az account get-access-token` failed: ERROR: Please run 'az login'|Identity not found",
+        );
     }
 
     /// All that a create asks for; each object of the network is `Updating` at first.
@@ -618,7 +1022,17 @@ mod azure {
     #[tokio::test(start_paused = true)]
     async fn a_group_is_deleted_if_it_is_ours_and_there() {
         let told = told(kept!("azure/group_made_and_deleted.jsonl"));
-        let wire = |ours: bool| {
+        let tagged = json!({"type": "Microsoft.Storage/storageAccounts", "name": "logs", "tags": our_tags()});
+        let foreign = json!({"type": "Microsoft.Compute/snapshots", "name": "mine"});
+        let lanes = json!({"value": [
+            {"type": "microsoft.network/networkinterfaces", "name": "NIC"},
+            {"type": "Microsoft.Compute/virtualMachines", "name": "host"},
+            {"type": "Microsoft.Compute/virtualMachines/extensions", "name": "host/AzureMonitorLinuxAgent"},
+            tagged,
+        ]});
+        let mut with_foreign = lanes.clone();
+        with_foreign["value"].as_array_mut().unwrap().push(foreign);
+        let wire = |ours: bool, contents: &Value| {
             let mut group: Value = serde_json::from_slice(&told[0].body).unwrap();
             if ours {
                 group["tags"] = our_tags();
@@ -626,14 +1040,23 @@ mod azure {
             Recorded::new([
                 token(),
                 ("GET /resourcegroups/", said(&group)),
+                ("GET /resources?", said(contents)),
                 ("DELETE", vec![told[1].clone()]),
             ])
         };
         let id = HostId::fixed("lane-demo-0f3c9a");
-        let ours = wire(true);
+        let ours = wire(true, &lanes);
         connect("azure", &ours).destroy(&id).await.unwrap();
         assert_eq!(ours.asked("DELETE /resourcegroups/lane-demo-0f3c9a?").len(), 1);
-        let others = wire(false);
+        for (contents, kind, words) in [
+            (&with_foreign, "rejected", "Microsoft.Compute/snapshots/mine; move or delete it"),
+            (&json!({}), "ambiguous", "the answer is no listing"),
+        ] {
+            let wire = wire(true, contents);
+            expect(connect("azure", &wire).destroy(&id).await, kind, words);
+            assert_eq!(wire.asked("DELETE"), Vec::<String>::new());
+        }
+        let others = wire(false, &lanes);
         expect(connect("azure", &others).destroy(&id).await, "rejected", "does not carry lane's tags");
         assert_eq!(others.asked("DELETE"), Vec::<String>::new());
         let gone = Recorded::new([token(), ("GET", part(kept!("azure/refused.jsonl"), 1))]);

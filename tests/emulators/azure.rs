@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD};
 use lane::plan::{Digest, Fingerprint};
 use lane::provider::http::{Body, Request, Response, Wire, WireError};
 use lane::provider::{
@@ -21,10 +21,23 @@ use super::{ADDRESS, Emulator, Refusal, description};
 /// A deletion that has not come through by then has failed half-way: the group is there as before.
 const DELETION: Duration = Duration::from_mins(2);
 
+/// How long the listing of groups hides a new one; asked for by its name, it is there at once.
+const LISTING_LAG: Duration = Duration::from_secs(45);
+
+/// How long after its group's making other parts of Azure do not know it.
+const REPLICATION: Duration = Duration::from_secs(2);
+
+/// How long a machine may be up after the deletion of its group has begun.
+const DYING: Duration = Duration::from_secs(4);
+
+/// How long the cloud behind may hide a machine that it made, where Azure shows it at once.
+const HIDDEN: Duration = Duration::from_secs(12);
+
 #[derive(Debug, Default)]
 struct Group {
     location: String,
     tags: Value,
+    made: Option<Instant>,
     deleting: Option<Instant>,
     /// Somebody made it without this API.
     by_hand: bool,
@@ -38,6 +51,8 @@ struct Memory {
     /// Of the network, by their path.
     objects: BTreeMap<String, Value>,
     places: BTreeMap<HostId, String>,
+    /// Machines that the cloud behind does not list yet, as they were asked for.
+    fresh: BTreeMap<HostId, (Instant, Value)>,
     requests: Vec<Request>,
     complaints: Vec<String>,
 }
@@ -136,11 +151,14 @@ impl Azure {
             });
             memory.places.insert(host.id.clone(), name);
         }
-        let Memory { groups, objects, places, .. } = &mut *memory;
+        let Memory { groups, objects, places, fresh, .. } = &mut *memory;
+        fresh.retain(|id, (made, _)| made.elapsed() < HIDDEN && !hosts.iter().any(|host| host.id == *id));
         groups.retain(|name, group| {
             let Some(since) = group.deleting else { return true };
             let is_there = |id: &HostId| {
-                hosts.iter().any(|host| host.id == *id) || left.iter().any(|left| left.host == *id)
+                hosts.iter().any(|host| host.id == *id)
+                    || left.iter().any(|left| left.host == *id)
+                    || fresh.contains_key(id)
             };
             if places.iter().any(|(id, place)| place == name && is_there(id)) {
                 if since.elapsed() > DELETION {
@@ -163,20 +181,38 @@ impl Azure {
         })
     }
 
-    /// Groups, two a page; the first page is empty, as Azure's may be.
+    /// Groups with a tag, two a page; the first page is empty, as Azure's may be.
     fn list(&self, request: &Request) -> Response {
+        // `tagName eq '<name>' and tagValue eq '<value>'`.
+        let filter = request.parameter("$filter").unwrap_or_default();
+        let [_, name, between, value, _] = filter.split('\'').collect::<Vec<_>>()[..] else {
+            return error(400, "InvalidFilterInQueryString", &format!("Invalid $filter '{filter}'."));
+        };
+        if !filter.starts_with("tagName eq '") || between != " and tagValue eq " {
+            return error(400, "InvalidFilterInQueryString", &format!("Invalid $filter '{filter}'."));
+        }
         let memory = self.memory();
-        let all: Vec<Value> = memory.groups.iter().map(|(name, group)| Self::show(name, group)).collect();
+        let shown = |group: &&Group| {
+            group.tags[name] == value && group.made.is_none_or(|made| made.elapsed() >= LISTING_LAG)
+        };
+        let all: Vec<Value> = memory
+            .groups
+            .iter()
+            .filter(|(_, group)| shown(group))
+            .map(|(name, group)| Self::show(name, group))
+            .collect();
         let at: Option<usize> = request.parameter("$skiptoken").and_then(|token| token.parse().ok());
         let page = at.map_or(vec![], |at| all.iter().skip(at).take(2).cloned().collect());
         let next = at.map_or(0, |at| at + 2);
         let mut answer = json!({"value": page});
         if next < all.len() {
-            let link = format!(
-                "{}?api-version=2021-04-01&%24skiptoken={next}",
-                request.url.split('?').next().unwrap_or_default()
-            );
-            answer["nextLink"] = link.into();
+            let query = form_urlencoded::Serializer::new(String::new())
+                .append_pair("api-version", "2021-04-01")
+                .append_pair("$filter", filter)
+                .append_pair("$skiptoken", &next.to_string())
+                .finish();
+            let url = request.url.split('?').next().unwrap_or_default();
+            answer["nextLink"] = format!("{url}?{query}").into();
         }
         Response::json(200, &answer)
     }
@@ -187,7 +223,16 @@ impl Azure {
         if group.deleting.is_some() {
             return error(409, "ResourceGroupBeingDeleted", "The resource group is in deprovisioning state");
         }
-        body["location"].as_str().unwrap_or_default().clone_into(&mut group.location);
+        let location = body["location"].as_str().unwrap_or_default();
+        if !group.location.is_empty() && group.location != location {
+            let message = format!(
+                "Invalid resource group location '{location}'. The Resource group already exists in location '{}'.",
+                group.location
+            );
+            return error(409, "InvalidResourceGroupLocation", &message);
+        }
+        location.clone_into(&mut group.location);
+        group.made.get_or_insert_with(Instant::now);
         group.tags = body["tags"].clone();
         Response::json(200, &Self::show(name, group))
     }
@@ -230,9 +275,11 @@ impl Azure {
         };
         if header("if-none-match") == "*" {
             let there = match self.refresh().await {
-                Ok(hosts) => hosts
-                    .iter()
-                    .any(|host| self.memory().places.get(&host.id).is_some_and(|place| place == group)),
+                Ok(hosts) => {
+                    let memory = self.memory();
+                    let here = |id: &HostId| memory.places.get(id).is_some_and(|place| place == group);
+                    hosts.iter().any(|host| here(&host.id)) || memory.fresh.keys().any(here)
+                }
                 Err(failed) => return refuse(Refusal::of(&failed)),
             };
             if there {
@@ -264,7 +311,9 @@ impl Azure {
         };
         let failed = match self.hosts.create(&create).await {
             Ok(id) => {
-                self.memory().places.insert(id, group.to_owned());
+                let mut memory = self.memory();
+                memory.places.insert(id.clone(), group.to_owned());
+                memory.fresh.insert(id, (Instant::now(), body.clone()));
                 false
             }
             // The request is accepted; that there is no room, the machine itself says later.
@@ -286,6 +335,16 @@ impl Azure {
         let Some(found) = memory.groups.get(group) else { return Ok(not_found(group)) };
         let host = hosts.iter().find(|host| memory.places.get(&host.id).is_some_and(|place| place == group));
         let Some(host) = host else {
+            let fresh = memory
+                .fresh
+                .iter()
+                .find(|(id, _)| memory.places.get(*id).is_some_and(|place| place == group));
+            if let Some((_, (_, asked))) = fresh {
+                let mut machine = asked.clone();
+                machine["name"] = "host".into();
+                machine["properties"]["provisioningState"] = "Creating".into();
+                return Ok(Response::json(200, &machine));
+            }
             if !found.failed {
                 return Ok(not_found(group));
             }
@@ -299,7 +358,7 @@ impl Azure {
             ));
         };
         let (state, power) = match host.status {
-            _ if found.deleting.is_some() => ("Deleting", "stopping"),
+            _ if found.deleting.is_some_and(|since| since.elapsed() > DYING) => ("Deleting", "stopping"),
             HostStatus::Starting => ("Creating", "starting"),
             HostStatus::Running => ("Succeeded", "running"),
             HostStatus::Stopped => ("Succeeded", "stopped"),
@@ -313,8 +372,59 @@ impl Azure {
         }
         Ok(Response::json(
             200,
-            &json!({"name": "host", "location": host.region.as_str(), "properties": properties}),
+            &json!({"name": "host", "location": host.region.as_str(), "tags": tags_of(host), "properties": properties}),
         ))
+    }
+
+    /// Lists what is in a group.
+    async fn contents(&self, group: &str) -> Answer {
+        let hosts = match self.refresh().await {
+            Ok(hosts) => hosts,
+            Err(failed) => return refuse(Refusal::of(&failed)),
+        };
+        let memory = self.memory();
+        if !memory.groups.contains_key(group) {
+            return Ok(error(
+                404,
+                "ResourceGroupNotFound",
+                &format!("Resource group '{group}' could not be found."),
+            ));
+        }
+        let mut all: Vec<Value> = memory
+            .objects
+            .iter()
+            .filter(|(path, _)| path.contains(&format!("/resourceGroups/{group}/")))
+            .filter_map(|(path, body)| {
+                let (kind, name) = path.split_once("/providers/")?.1.rsplit_once('/')?;
+                Some(json!({"type": kind, "name": name, "tags": body["tags"]}))
+            })
+            .collect();
+        if hosts.iter().any(|host| memory.places.get(&host.id).is_some_and(|place| place == group)) {
+            all.push(json!({"type": "Microsoft.Compute/virtualMachines", "name": "host"}));
+            // Kinds and names come back in any case.
+            all.push(json!({"type": "Microsoft.Compute/disks", "name": "OS"}));
+        }
+        Ok(Response::json(200, &json!({"value": all})))
+    }
+
+    /// Answers whoever gives tokens: the sign-in service, the machine's own service, GitHub.
+    fn sign_in(request: &Request) -> Option<Response> {
+        let has = |name: &str| request.headers.iter().any(|(known, _)| known == name);
+        let claims =
+            URL_SAFE_NO_PAD.encode(json!({"appid": "an-application", "oid": "an-object"}).to_string());
+        let token = json!({"access_token": format!("e30.{claims}.e30"), "expires_in": 3599});
+        let refused = json!({"error": "invalid_request", "error_description": "Required metadata header not specified"});
+        Some(match request.url.split('?').next()?.rsplit_once('/')?.1 {
+            "token" if request.url.contains("/oauth2/v2.0/") => Response::json(200, &token),
+            "token" if request.url.contains("/metadata/identity/") && !has("metadata") => {
+                Response::json(400, &refused)
+            }
+            "token" if request.url.contains("/metadata/identity/") || has("x-identity-header") => {
+                Response::json(200, &token)
+            }
+            "id-token" => Response::json(200, &json!({"value": "a-token-of-github"})),
+            _ => return None,
+        })
     }
 
     /// Reads an object of the network; an address is the machine's.
@@ -345,9 +455,9 @@ impl Azure {
 #[async_trait]
 impl Wire for Azure {
     async fn send(&self, request: &Request) -> Answer {
-        if request.url.ends_with("/oauth2/v2.0/token") {
-            self.memory().requests.push(request.clone());
-            return Ok(Response::json(200, &json!({"access_token": "a-token", "expires_in": 3599})));
+        self.memory().requests.push(request.clone());
+        if let Some(answer) = Self::sign_in(request) {
+            return Ok(answer);
         }
         let Some(at) = request.url.find("/subscriptions/") else {
             let text = match request.url.split_once("/console/") {
@@ -359,7 +469,6 @@ impl Wire for Azure {
             };
             return Ok(Response { status: 200, headers: vec![], body: text.into_bytes() });
         };
-        self.memory().requests.push(request.clone());
         // A link to a next page comes back with its query in the address.
         let mut request = request.clone();
         if let Some((url, query)) = request.url.clone().split_once('?') {
@@ -438,7 +547,13 @@ impl Wire for Azure {
                     &json!({"serialConsoleLogBlobUri": format!("{host}/console/{group}")}),
                 ))
             }
+            ("GET", [_, _, "resources"], _) => self.contents(group).await,
             ("PUT", [_, _, "providers", ..], Some(body)) => {
+                let known = |group: &Group| group.made.is_none_or(|made| made.elapsed() >= REPLICATION);
+                if !self.memory().groups.get(group).is_some_and(known) {
+                    let message = format!("Resource group '{group}' could not be found.");
+                    return Ok(error(404, "ResourceGroupNotFound", &message));
+                }
                 self.memory().objects.insert(path.to_owned(), body.clone());
                 let mut made = body.clone();
                 made["properties"]["provisioningState"] = "Updating".into();

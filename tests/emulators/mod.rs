@@ -114,6 +114,30 @@ pub(crate) fn wrong_credentials(provider: &str) -> &'static [(&'static str, &'st
     }
 }
 
+/// Returns the credentials of each kind beside the first one, whose requests nobody would see otherwise.
+pub(crate) fn credentials(provider: &str) -> &'static [&'static [(&'static str, &'static str)]] {
+    match provider {
+        "azure" => &[
+            &[("ARM_TENANT_ID", "mine"), ("ARM_CLIENT_ID", "mine"), ("ARM_OIDC_TOKEN", "a-token")],
+            &[
+                ("AZURE_TENANT_ID", "mine"),
+                ("AZURE_CLIENT_ID", "mine"),
+                ("ACTIONS_ID_TOKEN_REQUEST_URL", "https://github.example/id-token?version=1"),
+                ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "a-token"),
+            ],
+            // An emulator's address is asked without any.
+            &[("AZURE_CLIENT_ID", "mine"), ("LANE_AZURE_ENDPOINT", "")],
+            &[
+                ("AZURE_CLIENT_ID", "mine"),
+                ("IDENTITY_ENDPOINT", "http://169.254.255.2/msi/token"),
+                ("IDENTITY_HEADER", "a-header"),
+                ("LANE_AZURE_ENDPOINT", ""),
+            ],
+        ],
+        _ => &[],
+    }
+}
+
 /// What a provider under an emulator did, in words that each vendor has its own for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use reqwest::Method;
 use schemars::JsonSchema;
@@ -28,6 +28,12 @@ use crate::world::World;
 
 const NAME: &str = "azure";
 const VENDOR: &str = "https://management.azure.com";
+/// Microsoft's clouds: the API, which is also whom a token is for, and the sign-in service.
+const CLOUDS: [(&str, &str); 3] = [
+    (VENDOR, "https://login.microsoftonline.com"),
+    ("https://management.usgovcloudapi.net", "https://login.microsoftonline.us"),
+    ("https://management.chinacloudapi.cn", "https://login.chinacloudapi.cn"),
+];
 /// The last one with which a new machine is no Trusted Launch machine unless it asks for that.
 const COMPUTE: &str = "2025-04-01";
 const NETWORK: &str = "2024-05-01";
@@ -37,6 +43,33 @@ const SUBSCRIPTIONS: &str = "2020-01-01";
 const POLL: Duration = Duration::from_secs(3);
 /// For one object; the provision step's own deadline comes first.
 const PATIENCE: Duration = Duration::from_mins(20);
+/// How long an object may be unknown to some part of Azure after another part made it.
+const REPLICATION: Duration = Duration::from_mins(2);
+/// What a lane's group holds, by kind and name, beside the extensions that a policy puts on the machine.
+const OBJECTS: [(&str, &str); 6] = [
+    ("Microsoft.Network/networkSecurityGroups", "nsg"),
+    ("Microsoft.Network/virtualNetworks", "net"),
+    ("Microsoft.Network/publicIPAddresses", "ip"),
+    ("Microsoft.Network/networkInterfaces", "nic"),
+    ("Microsoft.Compute/virtualMachines", "host"),
+    ("Microsoft.Compute/disks", "os"),
+];
+const EXTENSION: &str = "Microsoft.Compute/virtualMachines/extensions";
+/// How long `az` may take: it is slow to begin, and may ask the sign-in service.
+const TOOL: Duration = Duration::from_secs(30);
+/// What `az` needs beside what any program does: where its sign-in is, and the way to the network.
+const TOOL_VARIABLES: [&str; 10] = [
+    "AZURE_CONFIG_DIR",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+];
 /// The machine's own user, whom nobody uses: cloud-init makes the lane's. Azure refuses `root`, `admin` and their like.
 const ADMIN: &str = "lane-admin";
 /// Publisher, offer and SKU by plain name. All of generation 1: those of generation 2 come up as Trusted Launch in more
@@ -60,7 +93,8 @@ struct Config {
     /// Whether to take a spot machine: cheaper, and Microsoft may take it back at 30 seconds' notice.
     #[serde(default)]
     spot: bool,
-    /// Base address of the API, for an emulator.
+    /// Base address of the API, for an emulator, or `https://management.usgovcloudapi.net`,
+    /// `https://management.chinacloudapi.cn`.
     endpoint: Option<String>,
 }
 
@@ -73,7 +107,7 @@ pub(crate) static ENTRY: Entry = Entry {
     default_sku: Sku::fixed("Standard_D4s_v3"),
     default_region: Region::fixed("eastus"),
     default_image: "ubuntu-24.04",
-    listing_lag: Duration::from_mins(1),
+    listing_lag: Duration::from_mins(2),
     provision_timeout: Duration::from_mins(20),
     user_data_limit: 65535,
     cloud_clock: false,
@@ -100,10 +134,15 @@ fn connect(world: &World, keys: &Value, link: Link) -> Result<Box<dyn Provider>,
         })?;
     let base = http::endpoint(world, NAME, config.endpoint.as_deref(), VENDOR);
     let wire = link.open(world, NAME)?;
+    let cloud = CLOUDS.into_iter().find(|(api, _)| *api == base);
+    let (audience, authority) = cloud.unwrap_or(CLOUDS[0]);
     let entra = Entra {
         world: world.clone(),
         wire: Arc::clone(&wire),
-        stands_in: base != VENDOR,
+        subscription: subscription.to_owned(),
+        audience,
+        authority,
+        stands_in: cloud.is_none(),
         kept: Mutex::new(None),
     };
     let entra = Arc::new(entra);
@@ -140,14 +179,15 @@ fn read_error(response: &Response) -> Option<VendorError> {
         error = inner;
     }
     let code = error["code"].as_str()?;
-    let known = meaning(code, response.status);
+    let said = error["message"].as_str().unwrap_or("no message");
+    let known = meaning(code, said, response.status);
     let advice = known.map_or("", |(_, advice)| advice);
-    let message = [error["message"].as_str().unwrap_or("no message"), advice].join(" ").trim_end().to_owned();
+    let message = [said, advice].join(" ").trim_end().to_owned();
     Some(VendorError { meaning: known.map(|(meaning, _)| meaning), code: code.to_owned(), message })
 }
 
 /// What a code means, and what to do then; `None` leaves it to the status.
-fn meaning(code: &str, status: u16) -> Option<(Meaning, &'static str)> {
+fn meaning(code: &str, said: &str, status: u16) -> Option<(Meaning, &'static str)> {
     Some(match code {
         _ if status == 429 => (Meaning::Later, ""),
         "ExpiredAuthenticationToken" | "AuthenticationFailed" => (Meaning::Auth, "(run `az login`)"),
@@ -173,11 +213,19 @@ fn meaning(code: &str, status: u16) -> Option<(Meaning, &'static str)> {
         | "OverconstrainedZonalAllocationRequest" => {
             (Meaning::Capacity, "(try another `location`, or another `sku`: `lane prices azure --kvm`)")
         }
+        // The code of all that is not allowed, quotas among it.
+        "OperationNotAllowed" if !said.to_ascii_lowercase().contains("quota") => (Meaning::Rejected, ""),
         "QuotaExceeded" | "OperationNotAllowed" | "PublicIPCountLimitReached" => (
             Meaning::Quota,
             "(ask for more on the portal's Quotas page, or take another `location` or `sku`)",
         ),
-        "ResourceGroupNotFound" | "ResourceNotFound" | "NotFound" => (Meaning::NotFound, ""),
+        "PlatformImageNotFound" | "GalleryImageNotFound" => {
+            (Meaning::Rejected, "(`az vm image list --all --publisher …` shows the images there are)")
+        }
+        // The last one is what an object says whose part is not known everywhere yet.
+        "ResourceGroupNotFound" | "ResourceNotFound" | "NotFound" | "InvalidResourceReference" => {
+            (Meaning::NotFound, "")
+        }
         // Another deletion or change goes on.
         "ResourceGroupBeingDeleted"
         | "AnotherOperationInProgress"
@@ -195,149 +243,317 @@ fn meaning(code: &str, status: u16) -> Option<(Meaning, &'static str)> {
 struct Entra {
     world: World,
     wire: Arc<dyn Wire>,
+    subscription: String,
+    /// Whom a token is for.
+    audience: &'static str,
+    /// The sign-in service of that cloud.
+    authority: &'static str,
     stands_in: bool,
-    kept: Mutex<Option<(Secret, Timestamp)>>,
+    kept: Mutex<Option<Kept>>,
+}
+
+/// A token, the moment from which it is not to be used any more, and where it is from.
+#[derive(Debug)]
+struct Kept {
+    token: Secret,
+    until: Timestamp,
+    origin: &'static str,
+}
+
+/// Who asks, by what the variables say.
+#[derive(Debug)]
+enum Source<'a> {
+    /// A service principal.
+    Principal { tenant: &'a str, client: &'a str, proof: Proof<'a> },
+    /// One of the identities of this machine, by its client id.
+    Machine(&'a str),
+    /// Nobody, for an emulator.
+    Nobody,
+    /// Whoever signed in with `az`, else the identity of this machine.
+    Around,
+}
+
+/// How a service principal shows that it is the one; with the variable that has it.
+#[derive(Debug)]
+enum Proof<'a> {
+    Secret(&'static str, &'a str),
+    Token(&'static str, &'a str),
+    TokenFile(&'static str, &'a str),
+    GitHub { url: &'a str, token: &'a str },
+}
+
+/// Variables of one tool that say who asks.
+#[derive(Debug)]
+struct Variables {
+    tenant: &'static str,
+    client: &'static str,
+    secret: &'static str,
+    token: Option<&'static str>,
+    token_file: &'static str,
+    certificates: &'static [&'static str],
+}
+
+/// Those of the Azure tools, and Terraform's.
+const VARIABLES: [Variables; 2] = [
+    Variables {
+        tenant: "AZURE_TENANT_ID",
+        client: "AZURE_CLIENT_ID",
+        secret: "AZURE_CLIENT_SECRET",
+        token: None,
+        token_file: "AZURE_FEDERATED_TOKEN_FILE",
+        certificates: &["AZURE_CLIENT_CERTIFICATE_PATH"],
+    },
+    Variables {
+        tenant: "ARM_TENANT_ID",
+        client: "ARM_CLIENT_ID",
+        secret: "ARM_CLIENT_SECRET",
+        token: Some("ARM_OIDC_TOKEN"),
+        token_file: "ARM_OIDC_TOKEN_FILE_PATH",
+        certificates: &["ARM_CLIENT_CERTIFICATE", "ARM_CLIENT_CERTIFICATE_PATH"],
+    },
+];
+
+impl Variables {
+    /// Reads a whole set; `None` where nothing of it names a service principal, an error where a part is missing.
+    fn principal<'a>(&self, world: &'a World) -> Result<Option<Source<'a>>, ProviderError> {
+        let var = |name: &str| world.var(name);
+        let (tenant, client) = (var(self.tenant), var(self.client));
+        let secret = var(self.secret).map(|text| Proof::Secret(self.secret, text));
+        let token = self.token.and_then(|name| Some(Proof::Token(name, var(name)?)));
+        let file = var(self.token_file).map(|path| Proof::TokenFile(self.token_file, path));
+        let own = secret.or(token).or(file);
+        let certificate = self.certificates.iter().find(|name| var(name).is_some());
+        // A tenant alone is a hint, and a client alone an identity of this machine.
+        if own.is_none() && certificate.is_none() && tenant.and(client).is_none() {
+            return Ok(None);
+        }
+        let (secret, token_file) = (self.secret, self.token_file);
+        if let (None, Some(certificate)) = (&own, certificate) {
+            return Err(denied(&format!(
+                "{certificate} is set, and lane cannot sign in with a certificate: set {secret} or {token_file} instead"
+            )));
+        }
+        let github = || {
+            let (url, token) = (var("ACTIONS_ID_TOKEN_REQUEST_URL")?, var("ACTIONS_ID_TOKEN_REQUEST_TOKEN")?);
+            Some(Proof::GitHub { url, token })
+        };
+        match (tenant, client, own.or_else(github)) {
+            (Some(tenant), Some(client), Some(proof)) => {
+                Ok(Some(Source::Principal { tenant, client, proof }))
+            }
+            (Some(_), Some(_), None) => Err(denied(&format!(
+                "{} is set, and its proof is not: set {secret} or {token_file} too, or unset it",
+                self.client
+            ))),
+            _ => {
+                let parts = [(self.tenant, tenant), (self.client, client)];
+                let missing: Vec<&str> =
+                    parts.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| *name).collect();
+                Err(denied(&format!(
+                    "a secret or token of a service principal is set without {}: set that too, or unset {secret} and {token_file}",
+                    missing.join(" and ")
+                )))
+            }
+        }
+    }
 }
 
 impl Entra {
-    /// A variable of the Azure tools, or Terraform's.
-    fn var(&self, name: &str) -> Option<&str> {
-        self.world.var(&format!("AZURE_{name}")).or_else(|| self.world.var(&format!("ARM_{name}")))
-    }
-
-    /// Says where credentials come from, in the order in which they are looked for.
-    fn origin(&self) -> &'static str {
-        match (self.var("TENANT_ID").zip(self.var("CLIENT_ID")), self.var("CLIENT_SECRET")) {
-            (Some(_), Some(_)) => "AZURE_CLIENT_SECRET",
-            (Some(_), None) => "a federated token",
-            (None, _) if self.stands_in => "none, for an emulator",
-            (None, _) => "`az login`, or the identity of this machine",
-        }
-    }
-
-    /// Returns a token and the moment from which it is not to be used any more.
-    async fn token(&self) -> Result<(Secret, Timestamp), ProviderError> {
-        let identity = self.var("TENANT_ID").zip(self.var("CLIENT_ID"));
-        let proof = match (identity, self.var("CLIENT_SECRET")) {
-            (None, _) => None,
-            (Some(identity), Some(secret)) => Some((identity, ("client_secret", secret.to_owned()))),
-            (Some(identity), None) => {
-                self.federated().await?.map(|token| (identity, ("client_assertion", token)))
+    /// Returns what the variables say of who asks: those of one tool, never some of each.
+    fn source(&self) -> Result<Source<'_>, ProviderError> {
+        for variables in &VARIABLES {
+            if let Some(principal) = variables.principal(&self.world)? {
+                return Ok(principal);
             }
+        }
+        let var = |name: &str| self.world.var(name);
+        Ok(match VARIABLES.iter().find_map(|variables| var(variables.client)) {
+            _ if self.stands_in => Source::Nobody,
+            Some(client) => Source::Machine(client),
+            None => Source::Around,
+        })
+    }
+
+    /// Gets a token from where the variables say.
+    async fn token(&self) -> Result<Kept, ProviderError> {
+        let (tool, machine) = match self.source()? {
+            Source::Principal { tenant, client, proof } => return self.exchange(tenant, client, proof).await,
+            Source::Nobody => {
+                let (token, origin) = (Secret::new("test"), "none, for an emulator");
+                return Ok(Kept { token, until: Timestamp::MAX, origin });
+            }
+            Source::Machine(client) => {
+                return self.machine(Some(client)).await?.ok_or_else(|| {
+                    denied(&format!(
+                        "the client {client} is named without AZURE_TENANT_ID and a secret, so it is an identity of this machine, which has none"
+                    ))
+                });
+            }
+            Source::Around => match self.tool().await {
+                Ok(Some(token)) => return Ok(token),
+                tool => (tool, self.machine(None).await),
+            },
         };
-        if let Some(((tenant, client), proof)) = proof {
-            return self.exchange(tenant, client, proof).await;
-        }
-        if self.stands_in {
-            return Ok((Secret::new("test"), Timestamp::MAX));
-        }
-        if let Some(token) = self.tool().await {
-            return Ok(token);
-        }
-        match self.managed().await {
-            Some(token) => Ok(token),
-            None => Err(denied(
+        match (tool, machine) {
+            (_, Ok(Some(token))) => Ok(token),
+            (Ok(_), Ok(None)) => Err(denied(
                 "no credentials were found: run `az login`, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
             )),
+            (
+                Err(ProviderError::Auth { message: tool, .. }),
+                Err(ProviderError::Auth { message: machine, .. }),
+            ) => Err(denied(&format!("{tool}; {machine}"))),
+            // What may pass counts more than what does not.
+            (Err(error), Ok(None) | Err(ProviderError::Auth { .. })) | (_, Err(error)) => Err(error),
         }
     }
 
-    /// Returns a token of another issuer: a file's, a variable's, or GitHub's own.
-    async fn federated(&self) -> Result<Option<String>, ProviderError> {
-        if let Some(path) = self.world.var("AZURE_FEDERATED_TOKEN_FILE") {
-            let path = self.world.absolute(path, self.world.cwd());
-            let text = crate::world::fs::read(&path).map_err(|error| {
-                denied(&format!("AZURE_FEDERATED_TOKEN_FILE, {}: {error}", path.display()))
-            })?;
-            return Ok(Some(String::from_utf8_lossy(&text).trim().to_owned()));
-        }
-        if let Some(token) = self.world.var("ARM_OIDC_TOKEN") {
-            return Ok(Some(token.to_owned()));
-        }
-        let github = self
-            .world
-            .var("ACTIONS_ID_TOKEN_REQUEST_URL")
-            .zip(self.world.var("ACTIONS_ID_TOKEN_REQUEST_TOKEN"));
-        let Some((url, token)) = github else { return Ok(None) };
-        let request = Request::get(format!("{url}&audience=api://AzureADTokenExchange"))
-            .header("authorization", format!("Bearer {token}"));
-        let answer = self.ask(&request).await?;
-        Ok(answer["value"].as_str().map(str::to_owned))
+    /// Returns who asks, as the token says, and where the token is from.
+    async fn holder(&self) -> (String, String) {
+        let kept = self.kept.lock().await;
+        let who = kept.as_ref().and_then(|kept| holder(&kept.token));
+        let origin = kept.as_ref().map_or("none", |kept| kept.origin);
+        (who.unwrap_or_else(|| "nobody that the token names".to_owned()), origin.to_owned())
     }
 
-    async fn exchange(
-        &self,
-        tenant: &str,
-        client: &str,
-        proof: (&str, String),
-    ) -> Result<(Secret, Timestamp), ProviderError> {
-        let authority = self.world.var("AZURE_AUTHORITY_HOST").unwrap_or("https://login.microsoftonline.com");
+    async fn exchange(&self, tenant: &str, client: &str, proof: Proof<'_>) -> Result<Kept, ProviderError> {
+        let (origin, kind, text) = match proof {
+            Proof::Secret(name, text) => (name, "client_secret", text.to_owned()),
+            Proof::Token(name, text) => (name, "client_assertion", text.to_owned()),
+            Proof::TokenFile(name, path) => {
+                let path = self.world.absolute(path, self.world.cwd());
+                let text = crate::world::fs::read(&path)
+                    .map_err(|error| denied(&format!("{name}, {}: {error}", path.display())))?;
+                (name, "client_assertion", String::from_utf8_lossy(&text).trim().to_owned())
+            }
+            Proof::GitHub { url, token } => {
+                let request = Request::get(format!("{url}&audience=api://AzureADTokenExchange"))
+                    .header("authorization", format!("Bearer {token}"));
+                let answer = self.ask("GitHub", &request).await?;
+                let text = answer["value"].as_str().ok_or_else(|| denied("GitHub gave no token"))?;
+                ("GitHub Actions' token", "client_assertion", text.to_owned())
+            }
+        };
+        let authority = self.world.var("AZURE_AUTHORITY_HOST").unwrap_or(self.authority);
         let url = format!("{}/{tenant}/oauth2/v2.0/token", authority.trim_end_matches('/'));
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let mut form = vec![
             pair("grant_type", "client_credentials"),
             pair("client_id", client),
-            pair("scope", &format!("{VENDOR}/.default")),
-            pair(proof.0, &proof.1),
+            pair("scope", &format!("{}/.default", self.audience)),
+            pair(kind, &text),
         ];
-        if proof.0 == "client_assertion" {
+        if kind == "client_assertion" {
             form.push(pair(
                 "client_assertion_type",
                 "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
             ));
         }
-        let answer = self.ask(&Request::post(url).form(form)).await?;
-        self.read(&answer, "access_token").ok_or_else(|| denied("the sign-in service gave no token"))
+        let answer = self.ask("the sign-in service", &Request::post(url).form(form)).await?;
+        self.read(&answer, "access_token", origin).ok_or_else(|| denied("the sign-in service gave no token"))
     }
 
-    /// Asks the `az` tool, as most people's laptops have it; nothing if it is not there or not signed in.
-    async fn tool(&self) -> Option<(Secret, Timestamp)> {
-        let arguments = ["account", "get-access-token", "--resource", VENDOR, "--output", "json"];
+    /// Asks the `az` tool, as most people's laptops have it; `None` where there is none.
+    async fn tool(&self) -> Result<Option<Kept>, ProviderError> {
+        let arguments = ["account", "get-access-token", "--subscription", &self.subscription, "--resource"];
         let mut command = self.world.command("az");
-        let output = command.args(arguments).stdin(std::process::Stdio::null()).output().await.ok()?;
-        self.read(&serde_json::from_slice(&output.stdout).ok()?, "accessToken")
+        command.args(arguments).args([self.audience, "--output", "json"]);
+        command.envs(TOOL_VARIABLES.iter().filter_map(|name| Some((name, self.world.var(name)?))));
+        command.stdin(std::process::Stdio::null()).kill_on_drop(true);
+        let output = match tokio::time::timeout(TOOL, command.output()).await {
+            Ok(Ok(output)) => output,
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Ok(Err(error)) => return Err(denied(&format!("`az` does not run: {error}"))),
+            Err(_) => return Err(passing(format!("`az` does not answer within {} s", TOOL.as_secs()))),
+        };
+        if output.status.success() {
+            let answer = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let token = self.read(&answer, "accessToken", "`az login`");
+            return token.map(Some).ok_or_else(|| denied("`az account get-access-token` gave no token"));
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        let said: String = said.chars().take(500).collect();
+        let message = format!("`az account get-access-token` failed: {said}");
+        // What `az` says of a network that is not there.
+        let passes = ["Max retries exceeded", "Connection aborted", "timed out"];
+        Err(if passes.iter().any(|words| said.contains(words)) { passing(message) } else { denied(&message) })
     }
 
-    /// Asks the machine's own identity; there is none on a laptop, so it gets a second.
-    async fn managed(&self) -> Option<(Secret, Timestamp)> {
-        let host = self.world.var("AZURE_POD_IDENTITY_AUTHORITY_HOST").unwrap_or("http://169.254.169.254");
-        let request = Request::get(format!("{host}/metadata/identity/oauth2/token"))
-            .query("api-version", "2018-02-01")
-            .query("resource", format!("{VENDOR}/"))
-            .header("metadata", "true");
-        let answer =
-            tokio::time::timeout(Duration::from_secs(1), self.wire.send(&request)).await.ok()?.ok()?;
-        self.read(&serde_json::from_slice(&answer.body).ok()?, "access_token")
+    /// Asks the machine's own identity; `None` on a machine that has no such service.
+    async fn machine(&self, client: Option<&str>) -> Result<Option<Kept>, ProviderError> {
+        let service = self.world.var("IDENTITY_ENDPOINT").zip(self.world.var("IDENTITY_HEADER"));
+        let mut request = if let Some((url, proof)) = service {
+            Request::get(url).query("api-version", "2019-08-01").header("x-identity-header", proof)
+        } else {
+            let host =
+                self.world.var("AZURE_POD_IDENTITY_AUTHORITY_HOST").unwrap_or("http://169.254.169.254");
+            let url = format!("{host}/metadata/identity/oauth2/token");
+            // Without its header the service refuses at once, which shows that it is there: a laptop has none.
+            let probe = Request::get(&url).query("api-version", "2018-02-01");
+            match tokio::time::timeout(Duration::from_secs(1), self.wire.send(&probe)).await {
+                Ok(Ok(_)) => probe.header("metadata", "true"),
+                Ok(Err(_)) | Err(_) => return Ok(None),
+            }
+        };
+        request = request.query("resource", format!("{}/", self.audience));
+        if let Some(client) = client {
+            request = request.query("client_id", client);
+        }
+        let who = "the identity of this machine";
+        let answer = tokio::time::timeout(Duration::from_secs(10), self.ask(who, &request))
+            .await
+            .map_err(|_| passing(format!("{who} is not told within 10 s")))??;
+        let token = self.read(&answer, "access_token", who);
+        token.map(Some).ok_or_else(|| denied("the identity service of this machine gave no token"))
     }
 
     /// Asks for a token; a refusal says why.
-    async fn ask(&self, request: &Request) -> Result<Value, ProviderError> {
+    async fn ask(&self, whom: &str, request: &Request) -> Result<Value, ProviderError> {
         let answer = self.wire.send(request).await.map_err(|error| match error {
-            http::WireError::NotSent(why) | http::WireError::Untrusted(why) | http::WireError::Lost(why) => {
-                denied(&format!("the sign-in service cannot be reached: {why}"))
+            http::WireError::NotSent(why) | http::WireError::Lost(why) => {
+                passing(format!("{whom} cannot be reached: {why}"))
             }
+            http::WireError::Untrusted(why) => denied(&format!("{whom} cannot be trusted: {why}")),
         })?;
         let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         if answer.status == 200 {
             return Ok(body);
         }
-        let said =
-            body["error_description"].as_str().and_then(|text| text.lines().next()).unwrap_or("no message");
-        Err(denied(&format!("the sign-in service refuses: HTTP {}: {said}", answer.status)))
+        let said = body["error_description"].as_str().or_else(|| body["message"].as_str());
+        let said = said.and_then(|text| text.lines().next()).unwrap_or("no message");
+        let message = format!("{whom} refuses: HTTP {}: {said}", answer.status);
+        Err(match answer.status {
+            408 | 410 | 429 | 500.. => passing(message),
+            _ if body["error"] == "temporarily_unavailable" => passing(message),
+            _ => denied(&message),
+        })
     }
 
-    fn read(&self, answer: &Value, key: &str) -> Option<(Secret, Timestamp)> {
+    fn read(&self, answer: &Value, key: &str, origin: &'static str) -> Option<Kept> {
         let token = Secret::new(answer[key].as_str()?);
         let number = |value: &Value| value.as_i64().or_else(|| value.as_str()?.parse().ok());
         let now = self.world.now().as_second();
         let ends = number(&answer["expires_on"]).or_else(|| Some(now + number(&answer["expires_in"])?));
         let until = Timestamp::from_second(ends.unwrap_or(now + 600) - 300).ok()?;
-        Some((token, until))
+        Some(Kept { token, until, origin })
     }
+}
+
+/// Reads who holds a token, which nobody has verified: a person's name, an application's or an object's id.
+fn holder(token: &Secret) -> Option<String> {
+    let claims = URL_SAFE_NO_PAD.decode(token.reveal().split('.').nth(1)?.trim_end_matches('=')).ok()?;
+    let claims: Value = serde_json::from_slice(&claims).ok()?;
+    ["upn", "unique_name", "appid", "oid"].iter().find_map(|name| claims[name].as_str()).map(str::to_owned)
 }
 
 fn denied(message: &str) -> ProviderError {
     ProviderError::Auth { provider: NAME, message: message.to_owned() }
+}
+
+/// Trouble that may be over in a moment.
+fn passing(message: String) -> ProviderError {
+    ProviderError::Transient { provider: NAME, operation: "signing in", message }
 }
 
 #[async_trait]
@@ -345,8 +561,8 @@ impl Credentials for Entra {
     async fn sign(&self, request: &mut Request) -> Result<(), ProviderError> {
         let mut kept = self.kept.lock().await;
         let token = match &*kept {
-            Some((token, until)) if self.world.now() < *until => token.clone(),
-            _ => kept.insert(self.token().await?).0.clone(),
+            Some(kept) if self.world.now() < kept.until => kept.token.clone(),
+            _ => kept.insert(self.token().await?).token.clone(),
         };
         http::Bearer(token).sign(request).await
     }
@@ -371,8 +587,17 @@ fn tags(request: &CreateRequest) -> Value {
         "lane": request.label.lane,
         "lineage": request.label.lineage.as_str(),
         "expires": request.expires_at.to_string(),
-        "fingerprint": request.fingerprint.0.as_str(),
     })
+}
+
+/// Compares locations, which are written `East US` as well as `eastus`.
+fn same_place(one: &str, other: &str) -> bool {
+    let letters = |text: &str| text.replace(' ', "").to_ascii_lowercase();
+    letters(one) == letters(other)
+}
+
+fn is_deleting(thing: &Value) -> bool {
+    thing["properties"]["provisioningState"] == "Deleting"
 }
 
 fn image(image: &str) -> Value {
@@ -422,19 +647,33 @@ impl Azure {
         }
     }
 
+    /// Sends a request about what was made just now, which some part of Azure may not know yet.
+    async fn call_replicated(&self, what: &'static str, request: Request) -> Result<Value, ProviderError> {
+        let began = tokio::time::Instant::now();
+        loop {
+            match self.http.call(what, request.clone()).await {
+                Err(CallError::NotFound(_)) if began.elapsed() < REPLICATION => {
+                    tokio::time::sleep(POLL).await;
+                }
+                called => return called.map_err(|error| error.refused(NAME, what)),
+            }
+        }
+    }
+
     /// Makes an object of the network, or makes it so, and waits until it is.
     async fn put(&self, group: &str, kind: &str, name: &str, body: Value) -> Result<(), ProviderError> {
         let what = "making the network";
         let request = self.object(group, kind, name);
-        let refused = |error: CallError| error.refused(NAME, what);
         let put = request.clone().method(Method::PUT).json(body);
-        let mut seen = self.http.call(what, put).await.map_err(refused)?;
+        let mut seen = self.call_replicated(what, put).await?;
         let began = tokio::time::Instant::now();
         loop {
             match seen["properties"]["provisioningState"].as_str().unwrap_or("Succeeded") {
                 "Succeeded" => return Ok(()),
-                "Failed" | "Canceled" => {
-                    let message = format!("{kind} {name} could not be made");
+                state @ ("Failed" | "Canceled") => {
+                    let message = format!(
+                        "{kind} {name} is {state} (the activity log of the group {group}, in the portal, says why)"
+                    );
                     return Err(ProviderError::Rejected { provider: NAME, operation: what, message });
                 }
                 _ if began.elapsed() > PATIENCE => {
@@ -443,24 +682,55 @@ impl Azure {
                 }
                 _ => tokio::time::sleep(POLL).await,
             }
-            seen = self.http.call(what, request.clone()).await.map_err(refused)?;
+            seen = self.call_replicated(what, request.clone()).await?;
+        }
+    }
+
+    /// Reads a group once no deletion of it goes on any more.
+    async fn settled(&self, what: &'static str, group: &str) -> Result<Option<Value>, ProviderError> {
+        let began = tokio::time::Instant::now();
+        loop {
+            let found = self.read(what, self.group(group)).await?;
+            if !found.as_ref().is_some_and(is_deleting) {
+                return Ok(found);
+            }
+            if began.elapsed() > PATIENCE {
+                let message = format!("the group {group} of before is still being deleted");
+                return Err(ProviderError::Transient { provider: NAME, operation: what, message });
+            }
+            tokio::time::sleep(POLL).await;
         }
     }
 
     /// Makes the group, or takes the one that an earlier try made.
     async fn open_group(&self, request: &CreateRequest, group: &str) -> Result<(), ProviderError> {
         let what = "making the resource group";
-        if let Some(found) = self.read(what, self.group(group)).await? {
-            if found["properties"]["provisioningState"] == "Deleting" {
-                let message = format!("the group {group} of before is still being deleted");
-                return Err(ProviderError::Transient { provider: NAME, operation: what, message });
-            }
-            if label(&found["tags"]).as_ref() != Some(&request.label) {
+        let mut found = self.settled(what, group).await?;
+        if let Some(there) = &found {
+            if label(&there["tags"]).as_ref() != Some(&request.label) {
                 let message = format!("a resource group {group} that is not this lane's stands in the way");
                 return Err(ProviderError::Rejected { provider: NAME, operation: what, message });
             }
+            let place = there["location"].as_str().unwrap_or_default().to_owned();
+            // A group stays where it was made.
+            if !same_place(&place, request.region.as_str()) {
+                if self.read(what, self.host(group)).await?.is_some() {
+                    let message = format!("there is a machine of this lane in {place}");
+                    return Err(ProviderError::Ambiguous { provider: NAME, operation: what, message });
+                }
+                self.destroy(&HostId::new(group)).await?;
+                tokio::time::sleep(POLL).await;
+                found = self.settled(what, group).await?;
+                if found.is_some() {
+                    let message = format!("the group {group} of before is still in {place}");
+                    return Err(ProviderError::Transient { provider: NAME, operation: what, message });
+                }
+            }
         }
-        let body = json!({"location": request.region.as_str(), "tags": tags(request)});
+        let mut tags = tags(request);
+        let before = found.as_ref().and_then(|found| moment(&found["tags"]["created"]));
+        tags["created"] = before.unwrap_or_else(|| self.world.now()).strftime("%FT%TZ").to_string().into();
+        let body = json!({"location": request.region.as_str(), "tags": tags});
         let put = self.group(group).method(Method::PUT).json(body);
         self.http.call(what, put).await.map_err(|error| error.refused(NAME, what))?;
         Ok(())
@@ -536,7 +806,10 @@ impl Azure {
             properties["evictionPolicy"] = "Delete".into();
             properties["billingProfile"] = json!({"maxPrice": -1});
         }
-        Ok(json!({"location": request.region.as_str(), "tags": tags(request), "properties": properties}))
+        let mut tags = tags(request);
+        // On the machine and not on the group, which a later try writes anew.
+        tags["fingerprint"] = request.fingerprint.0.as_str().into();
+        Ok(json!({"location": request.region.as_str(), "tags": tags, "properties": properties}))
     }
 
     fn host(&self, group: &str) -> Request {
@@ -544,7 +817,7 @@ impl Azure {
     }
 
     /// Waits until a machine whose create was accepted has room, or has none.
-    async fn allocated(&self, what: &'static str, group: &str) -> Result<(), ProviderError> {
+    async fn allocated(&self, what: &'static str, group: &str, kvm: bool) -> Result<(), ProviderError> {
         let began = tokio::time::Instant::now();
         loop {
             let seen = match self.http.call(what, self.host(group).query("$expand", "instanceView")).await {
@@ -552,18 +825,27 @@ impl Azure {
                 Err(CallError::NotFound(_)) => Value::Null,
                 Err(error) => return Err(error.into()),
             };
-            let state = seen["properties"]["provisioningState"].as_str().unwrap_or("Creating");
-            if state == "Failed" {
-                let statuses =
-                    seen["properties"]["instanceView"]["statuses"].as_array().cloned().unwrap_or_default();
-                let failed = statuses.iter().find(|status| status["level"] == "Error");
-                let code =
-                    failed.and_then(|status| status["code"].as_str()?.rsplit('/').next()).unwrap_or("Failed");
-                let said = failed
-                    .and_then(|status| status["message"].as_str())
-                    .unwrap_or("the machine could not be made");
-                let (meaning, advice) = meaning(code, 409).unwrap_or((Meaning::Rejected, ""));
-                return Err(self.http.error(what, meaning, format!("{code}: {said} {advice}")).into());
+            let properties = &seen["properties"];
+            let kind =
+                properties["securityProfile"]["securityType"].as_str().filter(|kind| *kind != "Standard");
+            if let Some(kind) = kind.filter(|_| kvm) {
+                let message = format!(
+                    "the machine came up as {kind}, which has no /dev/kvm (take an image of generation 1, `server-gen1` say, and a size of v3 to v5)"
+                );
+                return Err(ProviderError::Rejected { provider: NAME, operation: what, message });
+            }
+            let state = properties["provisioningState"].as_str().unwrap_or("Creating");
+            // It may run although something beside it failed.
+            if power(&seen) == Some("running") {
+                return Ok(());
+            }
+            if let "Failed" | "Canceled" = state {
+                let (code, said) = failure(&seen).unwrap_or((state, "the machine could not be made"));
+                let (meaning, advice) = meaning(code, said, 409).unwrap_or((Meaning::Rejected, ""));
+                return Err(self
+                    .http
+                    .error(what, meaning, format!("{code}: {said} {advice}"))
+                    .refused(NAME, what));
             }
             if state == "Succeeded" || power(&seen).is_some() {
                 return Ok(());
@@ -579,18 +861,21 @@ impl Azure {
         }
     }
 
+    /// Reads the address of the next page, which has to be at the same place: our token goes nowhere else.
+    fn next(&self, page: &Value) -> Result<Option<Request>, String> {
+        match page["nextLink"].as_str().filter(|link| !link.is_empty()) {
+            None => Ok(None),
+            Some(link) if link.starts_with(&format!("{}/", self.base)) => Ok(Some(Request::get(link))),
+            Some(link) => Err(format!("its next page is not at {}: {link}", self.base)),
+        }
+    }
+
     /// Reads all pages of something; a page may be empty and have a successor all the same.
     async fn pages(&self, operation: &'static str, first: Request) -> Result<Vec<Value>, ProviderError> {
-        let next = |page: &Value| {
-            let link =
-                page["nextLink"].as_str().filter(|link| link.starts_with(&format!("{}/", self.base)))?;
-            Some(Request::get(link))
-        };
+        let next = |page: &Value| self.next(page).ok().flatten();
         let pages = self.http.pages(operation, first, "value", next).await?;
-        // Our token goes nowhere else, and a listing that is not whole proves nothing.
-        let rest = pages.last().and_then(|page| page["nextLink"].as_str()).filter(|link| !link.is_empty());
-        if let Some(link) = rest {
-            let message = format!("its next page is not at {}: {link}", self.base);
+        // A listing that is not whole proves nothing.
+        if let Some(Err(message)) = pages.last().map(|page| self.next(page)) {
             return Err(ProviderError::Rejected { provider: NAME, operation, message });
         }
         Ok(pages)
@@ -598,19 +883,47 @@ impl Azure {
 
     /// Lists the groups that are ours, whatever is in them.
     async fn groups(&self, selector: &Selector) -> Result<Vec<Value>, ProviderError> {
+        let what = "listing";
         // A filter takes one tag; which lineage, is refined here.
         let first = Request::get(format!("{}/resourcegroups", self.root))
             .query("api-version", RESOURCES)
             .query("$filter", "tagName eq 'managed-by' and tagValue eq 'lane'");
-        let pages = self.pages("listing", first).await?;
-        let mut groups: Vec<Value> =
-            pages.iter().flat_map(|page| page["value"].as_array().cloned().unwrap_or_default()).collect();
+        let mut groups = values(&self.pages(what, first).await?);
+        // The listing lags; asked for by its name, a group is there or is not.
+        if let Selector::Label(wanted) = selector
+            && let Some(found) = self.read(what, self.group(&wanted.to_string())).await?
+        {
+            let name = |group: &Value| group["name"].as_str().unwrap_or_default().to_ascii_lowercase();
+            groups.retain(|group| name(group) != name(&found));
+            groups.push(found);
+        }
         groups.retain(|group| match (selector, label(&group["tags"])) {
             (Selector::Owned, Some(_)) => true,
             (Selector::Label(wanted), Some(found)) => found == *wanted,
             (_, None) => false,
         });
         Ok(groups)
+    }
+
+    /// Lists what is in a group; `None` where there is no group.
+    async fn contents(&self, what: &'static str, group: &str) -> Result<Option<Vec<Value>>, ProviderError> {
+        let first = Request::get(format!("{}/resourceGroups/{group}/resources", self.root))
+            .query("api-version", RESOURCES);
+        let Some(page) = self.read(what, first).await? else { return Ok(None) };
+        if !page["value"].is_array() {
+            let message = "the answer is no listing: it has no `value`".to_owned();
+            return Err(ProviderError::Ambiguous { provider: NAME, operation: what, message });
+        }
+        let rest = self.next(&page).map_err(|message| ProviderError::Rejected {
+            provider: NAME,
+            operation: what,
+            message,
+        })?;
+        let mut pages = vec![page];
+        if let Some(next) = rest {
+            pages.extend(self.pages(what, next).await?);
+        }
+        Ok(Some(values(&pages)))
     }
 
     async fn read_host(&self, group: &Value) -> Result<Option<Host>, ProviderError> {
@@ -626,8 +939,11 @@ impl Azure {
             id: HostId::new(name),
             label,
             status: match (properties["provisioningState"].as_str(), power(&seen)) {
-                (Some("Deleting" | "Failed"), _) => HostStatus::Stopped,
+                // A group begins to die before what is in it does.
+                _ if is_deleting(group) || is_deleting(&seen) => HostStatus::Stopped,
+                // Also where something beside the machine failed: an extension, say, that a policy put on it.
                 (_, Some("running")) => HostStatus::Running,
+                (Some("Failed" | "Canceled"), _) => HostStatus::Stopped,
                 (_, None | Some("starting")) => HostStatus::Starting,
                 // Deallocated too: the disk and the address are billed.
                 _ => HostStatus::Stopped,
@@ -636,11 +952,11 @@ impl Azure {
             ssh_port: 22,
             sku: Sku::new(properties["hardwareProfile"]["vmSize"].as_str().unwrap_or_default()),
             region: Region::new(seen["location"].as_str().unwrap_or_default()),
-            fingerprint: group["tags"]["fingerprint"]
+            fingerprint: seen["tags"]["fingerprint"]
                 .as_str()
                 .map(|text| Fingerprint(Digest::from_text(text))),
-            created_at: properties["timeCreated"].as_str().and_then(|text| text.parse().ok()),
-            expires_at: group["tags"]["expires"].as_str().and_then(|text| text.parse().ok()),
+            created_at: moment(&properties["timeCreated"]),
+            expires_at: moment(&group["tags"]["expires"]),
         }))
     }
 }
@@ -649,6 +965,48 @@ impl Azure {
 fn label(tags: &Value) -> Option<Label> {
     let lineage = Lineage::new(tags["lineage"].as_str()?);
     (tags["managed-by"] == "lane").then_some(Label { lane: tags["lane"].as_str()?.to_owned(), lineage })
+}
+
+fn moment(written: &Value) -> Option<Timestamp> {
+    written.as_str()?.parse().ok()
+}
+
+/// Gathers what the pages of a listing list.
+fn values(pages: &[Value]) -> Vec<Value> {
+    pages.iter().flat_map(|page| page["value"].as_array().cloned().unwrap_or_default()).collect()
+}
+
+/// Tells whether a message that misses something is about a group or the network in it, and not about an image, say.
+fn is_about(message: &str, group: &str) -> bool {
+    let (message, group) = (message.to_ascii_lowercase(), group.to_ascii_lowercase());
+    let network = format!("/{group}/providers/microsoft.network/");
+    message.contains(&format!("group '{group}'")) || message.contains(&network)
+}
+
+/// Names a thing of a group, `Microsoft.Network/publicIPAddresses/ip`.
+fn shown(thing: &Value) -> String {
+    [&thing["type"], &thing["name"]].map(|part| part.as_str().unwrap_or("?")).join("/")
+}
+
+/// Tells whether a thing of a group is the lane's: one that lane makes, one on its machine, or one with its tags.
+fn is_of_lane(thing: &Value, whose: &Label) -> bool {
+    let part = |key: &str| thing[key].as_str().unwrap_or_default().to_ascii_lowercase();
+    let (kind, name) = (part("type"), part("name"));
+    OBJECTS.iter().any(|(known, own)| known.eq_ignore_ascii_case(&kind) && *own == name)
+        || (kind.eq_ignore_ascii_case(EXTENSION) && name.starts_with("host/"))
+        || label(&thing["tags"]).as_ref() == Some(whose)
+}
+
+/// Finds what went wrong with a machine in all that its view says.
+fn failure(machine: &Value) -> Option<(&str, &str)> {
+    let view = &machine["properties"]["instanceView"];
+    let parts =
+        ["disks", "extensions"].into_iter().flat_map(|part| view[part].as_array().into_iter().flatten());
+    let mut statuses =
+        std::iter::once(view).chain(parts).flat_map(|part| part["statuses"].as_array().into_iter().flatten());
+    let failed = statuses.find(|status| status["level"] == "Error")?;
+    let code = failed["code"].as_str()?.rsplit('/').next()?;
+    Some((code, failed["message"].as_str().unwrap_or("the machine could not be made")))
 }
 
 /// Reads `PowerState/running` out of a machine's view.
@@ -676,9 +1034,13 @@ impl Provider for Azure {
             Err(CallError::Conflict(message)) => {
                 return Err(ProviderError::Ambiguous { provider: NAME, operation: what, message });
             }
+            // What was made just now is not known everywhere yet.
+            Err(CallError::NotFound(message)) if is_about(&message, &group) => {
+                return Err(ProviderError::Transient { provider: NAME, operation: what, message });
+            }
             Err(error) => return Err(error.refused(NAME, what)),
         }
-        match self.allocated(what, &group).await {
+        match self.allocated(what, &group, request.kvm).await {
             Ok(()) => Ok(HostId::new(group)),
             // It was accepted: whatever keeps us from seeing its end, it may have had its effect.
             Err(
@@ -703,12 +1065,20 @@ impl Provider for Azure {
     async fn destroy(&self, id: &HostId) -> Result<(), ProviderError> {
         let what = "deleting a resource group";
         let Some(found) = self.read(what, self.group(id.as_str())).await? else { return Ok(()) };
-        if label(&found["tags"]).is_none() {
-            let message = format!("{id} does not carry lane's tags");
-            return Err(ProviderError::Rejected { provider: NAME, operation: what, message });
-        }
-        if found["properties"]["provisioningState"] == "Deleting" {
+        let rejected = |message| ProviderError::Rejected { provider: NAME, operation: what, message };
+        let whose =
+            label(&found["tags"]).ok_or_else(|| rejected(format!("{id} does not carry lane's tags")))?;
+        if is_deleting(&found) {
             return Ok(());
+        }
+        let Some(contents) = self.contents(what, id.as_str()).await? else { return Ok(()) };
+        let foreign: Vec<String> =
+            contents.iter().filter(|thing| !is_of_lane(thing, &whose)).map(shown).collect();
+        if !foreign.is_empty() {
+            return Err(rejected(format!(
+                "the group {id} holds what lane did not make, and it would go too: {}; move or delete it, then ask again",
+                foreign.join(", ")
+            )));
         }
         let delete = self
             .group(id.as_str())
@@ -721,20 +1091,24 @@ impl Provider for Azure {
     }
 
     async fn residue(&self, selector: &Selector) -> Result<Vec<Residue>, ProviderError> {
-        let left = |group: &Value| {
-            let name = group["name"].as_str().unwrap_or_default().to_owned();
-            let place = group["location"].as_str().unwrap_or("?");
-            Residue {
+        let what = "listing what is left";
+        let mut left = Vec::new();
+        for group in self.groups(selector).await? {
+            let (name, tags) = (group["name"].as_str().unwrap_or_default(), &group["tags"]);
+            let contents = self.contents(what, name).await?.unwrap_or_default();
+            let contents: Vec<String> = contents.iter().map(shown).collect();
+            let inside = if contents.is_empty() { "empty".to_owned() } else { contents.join(", ") };
+            left.push(Residue {
                 kind: "resource group".to_owned(),
-                detail: format!("in {place}, with all that is in it"),
-                host: HostId::new(name.clone()),
-                id: name,
-                label: None,
-                created_at: None,
-                expires_at: None,
-            }
-        };
-        Ok(self.groups(selector).await?.iter().map(left).collect())
+                id: name.to_owned(),
+                detail: format!("in {}: {inside}", group["location"].as_str().unwrap_or("?")),
+                host: HostId::new(name),
+                label: label(tags),
+                created_at: moment(&tags["created"]),
+                expires_at: moment(&tags["expires"]),
+            });
+        }
+        Ok(left)
     }
 
     async fn set_expiry(&self, id: &HostId, expires_at: Timestamp) -> Result<(), ProviderError> {
@@ -748,6 +1122,24 @@ impl Provider for Azure {
         Ok(())
     }
 
+    async fn scope(&self) -> Result<Option<String>, ProviderError> {
+        let place = if self.base == VENDOR { String::new() } else { format!(" at {}", self.base) };
+        Ok(Some(format!("subscription {}{place}", self.subscription)))
+    }
+
+    async fn fate(&self, id: &HostId) -> Result<Option<String>, ProviderError> {
+        let what = "reading a machine";
+        let group = self.read(what, self.group(id.as_str())).await?;
+        // What is being deleted, somebody asked to be deleted.
+        if !self.config.spot || group.as_ref().is_none_or(is_deleting) {
+            return Ok(None);
+        }
+        let gone = self.read(what, self.host(id.as_str())).await?.is_none();
+        Ok(gone.then(|| {
+            format!("its machine is gone and its group {id} is not: Microsoft takes spot machines back")
+        }))
+    }
+
     async fn whoami(&self) -> Result<Account, ProviderError> {
         let what = "reading the subscription";
         let request = Request::get(&self.root).query("api-version", SUBSCRIPTIONS);
@@ -758,13 +1150,11 @@ impl Provider for Azure {
                 self.subscription
             ),
         })?;
-        let name = found["displayName"].as_str().unwrap_or_default();
-        let state = found["state"].as_str().filter(|state| *state != "Enabled");
-        Ok(Account {
-            account: state.map_or_else(|| name.to_owned(), |state| format!("{name} ({state})")),
-            project: Some(self.subscription.clone()),
-            credentials: self.entra.origin().to_owned(),
-        })
+        let told = |key: &str| found[key].as_str().filter(|text| !text.is_empty() && *text != "Enabled");
+        let about: Vec<&str> = [told("displayName"), told("state")].into_iter().flatten().collect();
+        let about = if about.is_empty() { String::new() } else { format!(" ({})", about.join(", ")) };
+        let (account, credentials) = self.entra.holder().await;
+        Ok(Account { account, project: Some(format!("{}{about}", self.subscription)), credentials })
     }
 
     async fn resolve_image(
@@ -823,11 +1213,7 @@ impl Provider for Azure {
                 takes,
             })
         };
-        Ok(pages
-            .iter()
-            .flat_map(|page| page["value"].as_array().into_iter().flatten())
-            .filter_map(quota)
-            .collect())
+        Ok(values(&pages).iter().filter_map(quota).collect())
     }
 
     async fn console_log(&self, id: &HostId) -> Result<Option<String>, ProviderError> {
@@ -875,8 +1261,12 @@ fn kvm(sku: &Sku) -> KvmSupport {
     match size(sku) {
         // ARM.
         Some((_, _, features, _)) if features.contains('p') => KvmSupport::No,
+        // AMD's of that generation.
+        Some(("D" | "E", _, features, "v4")) if features.contains('a') => KvmSupport::No,
         Some(("D" | "E", _, _, "v3" | "v4" | "v5")) => KvmSupport::Yes,
-        Some(("A" | "B", ..)) => KvmSupport::No,
+        Some(("A" | "B", ..) | ("D" | "DS", _, _, "v2") | ("F", _, _, "")) => KvmSupport::No,
+        // Those for confidential computing, and those with a graphics card.
+        Some((series, ..)) if series.starts_with("DC") || series.starts_with('N') => KvmSupport::No,
         _ => KvmSupport::Unknown,
     }
 }
@@ -900,3 +1290,29 @@ static PRICES: &[Listed] = &[
         "twice the list price of Standard_D4s_v3, 2025-03",
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_has_kvm_by_its_family() {
+        for (expected, sizes) in [
+            (
+                KvmSupport::Yes,
+                "D4s_v3 D4_v3 E8ds_v4 D4d_v4 D4as_v5 D8s_v5 E4ads_v5".split(' ').collect::<Vec<_>>(),
+            ),
+            (
+                KvmSupport::No,
+                "A4_v2 B2s D4a_v4 D4as_v4 E4a_v4 DS3_v2 D3_v2 DC4s_v3 DC4as_v5 NC6s_v3 NV12s_v3 F4 F4s D4ps_v5"
+                    .split(' ')
+                    .collect(),
+            ),
+            (KvmSupport::Unknown, "D4s_v6 F4s_v2 M8ms".split(' ').collect()),
+        ] {
+            for size in sizes {
+                assert_eq!(kvm(&Sku::new(format!("Standard_{size}"))), expected, "{size}");
+            }
+        }
+    }
+}
