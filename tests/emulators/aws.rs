@@ -50,6 +50,7 @@ pub(crate) struct Aws {
     hosts: Arc<dyn Provider>,
     memory: Mutex<Memory>,
     description: Option<Value>,
+    quotas: Option<Value>,
 }
 
 type Answer = Result<Response, WireError>;
@@ -167,7 +168,9 @@ fn tags_of(host: &Host) -> BTreeMap<String, String> {
 
 impl Aws {
     pub(crate) fn over(hosts: Arc<dyn Provider>) -> Self {
-        Self { hosts, memory: Mutex::default(), description: description::read("aws-ec2.json") }
+        let (description, quotas) =
+            (description::read("aws-ec2.json"), description::read("aws-service-quotas.json"));
+        Self { hosts, memory: Mutex::default(), description, quotas }
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -439,6 +442,12 @@ impl Wire for Aws {
             Some(Body::Form(form)) => form,
             Some(Body::Json(body)) => {
                 self.memory().requests.push(request.clone());
+                let mut headers = request.headers.iter();
+                let target = headers.find(|(name, _)| name == "x-amz-target");
+                let target = target.map_or("", |(_, target)| target.reveal());
+                let model = self.quotas.as_ref();
+                let complaints = model.map_or(vec![], |model| description::target(model, target, body));
+                self.memory().complaints.extend(complaints);
                 return quota(request, body);
             }
             None => {
@@ -450,6 +459,13 @@ impl Wire for Aws {
             }
         };
         self.memory().requests.push(request.clone());
+        if let Some(description) = &self.description {
+            let complaints = description::query(description, form);
+            if !complaints.is_empty() {
+                self.memory().complaints.extend(complaints.clone());
+                return refuse(Refusal::Wrong(complaints.join("; ")));
+            }
+        }
         if request.parameter("Action") == Some("GetCallerIdentity") {
             let who = json!({
                 "Arn": "arn:aws:iam::123456789012:user/name", "UserId": "AIDAEXAMPLE", "Account": "123456789012",
@@ -462,13 +478,6 @@ impl Wire for Aws {
         let Some(region) = region(request, "ec2") else { return refuse(Refusal::Unauthorised) };
         let asked =
             Asked { region, action: request.parameter("Action").unwrap_or_default().to_owned(), form };
-        if let Some(description) = &self.description {
-            let complaints = description::query(description, form);
-            if !complaints.is_empty() {
-                self.memory().complaints.extend(complaints.clone());
-                return refuse(Refusal::Wrong(complaints.join("; ")));
-            }
-        }
         let one = |set: &str, thing: Value| Ok(answer(&asked.action, &json!({set: [thing]})));
         match asked.action.as_str() {
             "DescribeRegions" => {
