@@ -455,6 +455,7 @@ mod aws {
 
 mod azure {
     use super::*;
+    use crate::world::SystemClock;
 
     const LOGIN: &str = "https://login.microsoftonline.com/test/oauth2/v2.0/token";
 
