@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,6 @@ use crate::provider::{
     Entry, Host, HostId, Label, Price, Provider, ProviderError, Region, Residue, Selector, Sku,
 };
 use crate::spec::{self, Spec};
-use crate::state::HostRecord;
 use crate::world::World;
 
 /// A cloud, and whom to tell what goes on.
@@ -41,46 +40,8 @@ impl std::fmt::Debug for Cloud<'_> {
     }
 }
 
-/// From this age on, what is left of a host that is gone was not left by a create that is under way.
-const ORPHAN_AGE: SignedDuration = SignedDuration::from_hours(24);
-
-/// What of a label goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
-    /// Everything.
-    All,
-    /// Hosts whose lease has ended, with what belongs to them.
-    Expired,
-}
-
-/// Refuses to go on where a recorded host would neither be seen nor destroyed: there an empty listing proves nothing.
-pub async fn check_scope(provider: &dyn Provider, host: &HostRecord) -> Result<(), ProviderError> {
-    let Some(recorded) = &host.scope else { return Ok(()) };
-    let asked = provider.scope().await?;
-    if asked.as_ref() == Some(recorded) {
-        return Ok(());
-    }
-    let entry = crate::provider::by_name(&host.provider);
-    let name = host.id.as_ref().map_or_else(|| "whose create is in doubt".to_owned(), ToString::to_string);
-    Err(ProviderError::Unavailable {
-        provider: entry.map_or("the provider", |entry| entry.name),
-        message: format!(
-            "the recorded host {name} is in {recorded}, and lane asks {}",
-            asked.as_deref().unwrap_or("another place")
-        ),
-        remedy: "set credentials, profile, variables and endpoint back to those that made it; if it is surely gone, `lane state forget LANE --host`".to_owned(),
-    })
-}
-
-/// Tells whether what is left of a host that is gone may be swept as expired: its lease has ended, or, where nothing
-/// says when that ends, it was left a day ago. Before that it may belong to a create that is under way.
-pub fn is_over(part: &Residue, now: Timestamp) -> bool {
-    match (part.expires_at, part.created_at) {
-        (Some(end), _) => end <= now,
-        (None, Some(made)) => now.duration_since(made) >= ORPHAN_AGE,
-        (None, None) => false,
-    }
-}
+/// Tells whether a host is to be left alone.
+pub type Spare<'a> = dyn Fn(&Host) -> bool + Send + Sync + 'a;
 
 /// What is known of a host that is to go.
 #[derive(Debug, Clone)]
@@ -112,11 +73,6 @@ impl Cloud<'_> {
     /// Lists what else is left of what the selector means.
     pub async fn residue(&self, selector: &Selector) -> Result<Vec<Residue>, StepError> {
         self.patiently(|| self.provider.residue(selector)).await
-    }
-
-    /// Refuses to go on where a recorded host would neither be seen nor destroyed.
-    pub async fn check_scope(&self, host: &HostRecord) -> Result<(), StepError> {
-        self.patiently(|| check_scope(self.provider, host)).await
     }
 
     /// Repeats a question, never a create.
@@ -155,26 +111,20 @@ impl Cloud<'_> {
         known: Option<&Known>,
         limit: Duration,
     ) -> Result<Receipt, StepError> {
-        self.take_down_of(label, known, limit, Extent::All).await.map(|(receipt, _)| receipt)
+        self.take_down_unless(label, known, limit, &|_| false).await.map(|(receipt, _)| receipt)
     }
 
-    /// Does the same to a part of it; says too whether something was spared.
-    pub async fn take_down_of(
+    /// Does the same, but touches no host that is to be spared; says too whether there is one. What else carries the
+    /// label is then no residue: it may be that host's.
+    pub async fn take_down_unless(
         &self,
         label: &Label,
         known: Option<&Known>,
         limit: Duration,
-        extent: Extent,
+        spare: &Spare<'_>,
     ) -> Result<(Receipt, bool), StepError> {
-        match self.until_gone(label, known, limit, extent).await {
+        match self.until_gone(label, known, limit, spare).await {
             Err(StepError::Provider(error)) => {
-                // Where the listing fails as a whole (one region is silent), the host that is known goes all the same.
-                if let Some(id) = known.and_then(|known| known.id.as_ref()) {
-                    (self.note)(match self.provider.destroy(id).await {
-                        Ok(()) => format!("asked for the end of {id}, which nobody can verify now"),
-                        Err(error) => format!("{id}: {error}"),
-                    });
-                }
                 let remedy = match &error {
                     ProviderError::Unavailable { remedy, .. } => format!(" ({remedy})"),
                     _ => String::new(),
@@ -190,13 +140,9 @@ impl Cloud<'_> {
         label: &Label,
         known: Option<&Known>,
         limit: Duration,
-        extent: Extent,
+        spare: &Spare<'_>,
     ) -> Result<(Receipt, bool), StepError> {
         let selector = Selector::Label(label.clone());
-        let began = self.world.now();
-        let spare = |host: &Host| {
-            extent == Extent::Expired && host.expires_at.is_none_or(|end| end > self.world.now())
-        };
         let lag = self.entry.listing_lag;
         let deadline = Instant::now() + limit;
         // A host that a lost create made may show up as late as this; until then an empty listing proves nothing.
@@ -217,7 +163,7 @@ impl Cloud<'_> {
                 // An answer that took long tells of the moment in which it was asked for.
                 let asked_at = Instant::now();
                 let (spared, hosts): (Vec<Host>, Vec<Host>) =
-                    self.find(label).await?.into_iter().partition(&spare);
+                    self.find(label).await?.into_iter().partition(spare);
                 for host in &hosts {
                     if !round.contains(&host.id) {
                         pending.insert(host.id.clone());
@@ -249,18 +195,7 @@ impl Cloud<'_> {
                 }
                 round.insert(id);
             };
-            // What else carries the label while a host of it is spared, may be that host's.
             let rest = if spared.is_empty() { self.residue(&selector).await? } else { vec![] };
-            // A create that is under way elsewhere makes its parts before its host is listed: they look like remains.
-            let goes = |part: &Residue| match extent {
-                Extent::All => true,
-                Extent::Expired if part.expires_at.is_some() => is_over(part, self.world.now()),
-                Extent::Expired => {
-                    destroyed.contains(&part.host) && part.created_at.is_none_or(|made| made <= began)
-                }
-            };
-            let (rest, young): (Vec<Residue>, Vec<Residue>) = rest.into_iter().partition(goes);
-            let is_spared = !spared.is_empty() || !young.is_empty();
             seen.extend(rest.iter().map(Object::of_residue));
             // What was left of a host that never came to be, or is gone, goes by that host's id.
             pending.extend(rest.iter().map(|part| part.host.clone()));
@@ -269,7 +204,7 @@ impl Cloud<'_> {
                 let listing = EmptyListing { at: self.world.now(), hosts: 0, residue: 0 };
                 match first_empty.take() {
                     Some((at, first)) if asked_at.saturating_duration_since(at) >= lag => {
-                        break (vec![first, listing], is_spared);
+                        break (vec![first, listing], !spared.is_empty());
                     }
                     Some(first) => first_empty.insert(first).0 + lag,
                     None if asked_at >= earliest => first_empty.insert((asked_at, listing)).0 + lag,
@@ -306,33 +241,21 @@ impl Cloud<'_> {
         Ok((receipt, spared))
     }
 
-    /// Removes what is left of a host that is gone, until nothing of it is listed twice, the listing lag apart; `None` when
-    /// it is not to go (any more): a host of that id is there, or it is not over.
-    pub async fn clear(
-        &self,
-        id: &HostId,
-        limit: Duration,
-        extent: Extent,
-    ) -> Result<Option<Receipt>, StepError> {
+    /// Removes what is left of a host that is gone, until nothing of it is listed twice, the listing lag apart.
+    pub async fn clear(&self, id: &HostId, limit: Duration) -> Result<Receipt, StepError> {
         let (lag, deadline) = (self.entry.listing_lag, Instant::now() + limit);
         let (mut seen, mut listings): (BTreeSet<Object>, Vec<(Instant, EmptyListing)>) = Default::default();
         loop {
+            if let Err(error) = self.provider.destroy(id).await {
+                (self.note)(error.to_string());
+            }
             let asked_at = Instant::now();
-            // In this order: a host that is made in between is listed as a host, and its parts are not taken for remains.
             let mut rest = self.residue(&Selector::Owned).await?;
             rest.retain(|part| part.host == *id);
-            let lives = self.find_owned().await?.iter().any(|host| host.id == *id);
-            let now = self.world.now();
-            if lives || (extent == Extent::Expired && rest.iter().any(|part| !is_over(part, now))) {
-                return Ok(None);
-            }
             seen.extend(rest.iter().map(Object::of_residue));
             let now = Instant::now();
             if !rest.is_empty() {
                 listings.clear();
-                if let Err(error) = self.provider.destroy(id).await {
-                    (self.note)(error.to_string());
-                }
                 if now >= deadline {
                     let left: Vec<String> = rest.iter().map(ToString::to_string).collect();
                     return Err(may_cost(&format!("after {limit:?} there is still {}", left.join(", "))));
@@ -348,7 +271,7 @@ impl Cloud<'_> {
             }
             self.pause((lag / 10).clamp(Duration::from_millis(200), Duration::from_secs(5))).await?;
         }
-        Ok(Some(Receipt {
+        Ok(Receipt {
             format_version: 1,
             lane: String::new(),
             lineage: String::new(),
@@ -360,7 +283,7 @@ impl Cloud<'_> {
             created_at: None,
             gone_at: self.world.now(),
             spend_estimate: None,
-        }))
+        })
     }
 
     /// Sums up what hosts cost from their making until now, by the spec or the dated price table; `None` where a price is missing.
@@ -415,7 +338,8 @@ mod tests {
             abort: &abort,
             note: Box::new(|_| {}),
         };
-        cloud.take_down_of(label, None, LIMIT, Extent::Expired).await
+        let fresh = |host: &Host| host.expires_at.is_none_or(|end| end > world.now());
+        cloud.take_down_unless(label, None, LIMIT, &fresh).await
     }
 
     fn paused() -> tokio::runtime::Runtime {

@@ -4,17 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
-use tokio_util::sync::CancellationToken;
 
-use super::inventory::Place;
 use super::lane::{
     ExecuteArgs, Run, agree, connect, execute_with, find_lane, is_path, judge, look, recorded_spec,
 };
 use super::{Context, Format};
-use crate::error::{Failure, Kind, of_step};
+use crate::error::Failure;
 use crate::inputs::Inputs;
-use crate::plan::{self, Observed, ObservedHost};
-use crate::provider::{Label, Selector};
+use crate::plan;
 use crate::report;
 use crate::spec::{self, ProviderSpec, Spec};
 use crate::state::{LaneDir, SharedSession};
@@ -45,9 +42,6 @@ pub(super) async fn run(context: &Context, args: &DestroyArgs) -> Result<u8, Fai
         return Ok(nothing(context, args.execute.format, "no lane has a host"));
     };
     if dir.load()?.is_none() {
-        if let Some(spec) = &spec {
-            unrecorded(context, spec).await?;
-        }
         return Ok(nothing(
             context,
             args.execute.format,
@@ -56,32 +50,6 @@ pub(super) async fn run(context: &Context, args: &DestroyArgs) -> Result<u8, Fai
     }
     let session = dir.open(&context.world, "destroy")?;
     destroy(context, &session, spec, args.yes, &args.execute).await
-}
-
-/// Without state nobody can say which host is this lane's; where one carries its name, a person has to.
-async fn unrecorded(context: &Context, spec: &Spec) -> Result<(), Failure> {
-    let (provider, entry) = connect(context, &spec.provider)?;
-    let (place, abort) = (Place { entry, provider }, CancellationToken::new());
-    let cloud = place.cloud(context, &abort);
-    let failed = |error| of_step(&error, error.to_string());
-    let (residue, hosts) = (cloud.residue(&Selector::Owned).await, cloud.find_owned().await);
-    let is_named = |label: &Label| label.lane == spec.name.as_str();
-    let hosts = hosts.map_err(failed)?.into_iter().filter(|host| is_named(&host.label));
-    let parts = residue.map_err(failed)?.into_iter();
-    let parts = parts.filter(|part| part.label.as_ref().is_some_and(is_named));
-    let found: Vec<String> =
-        hosts.map(|host| format!("host {}", host.id)).chain(parts.map(|part| part.to_string())).collect();
-    if found.is_empty() {
-        return Ok(());
-    }
-    let message = format!(
-        "lane `{}` has no state here, and something of that name may still cost money: {}",
-        spec.name,
-        found.join(", ")
-    );
-    Err(Failure::new(Kind::MayCost, message)
-        .hint(format!("`lane sweep {} --lane {}` takes it down", spec.provider.name, spec.name))
-        .hint("`lane state repair` and `lane state adopt` give a host its record back"))
 }
 
 fn nothing(context: &Context, format: Format, why: &str) -> u8 {
@@ -118,30 +86,16 @@ pub(super) async fn destroy(
     let Some(provider) = provider else {
         return Ok(nothing(context, execute_args.format, &format!("lane `{}` has no host", record.lane)));
     };
-    // Whatever keeps us from asking, a host that is recorded goes on costing money.
-    let billed = |failure: Failure| match &record.host {
-        Some(_) => Failure { kind: Kind::MayCost, ..failure },
-        None => failure,
-    };
-    let (connected, entry) = connect(context, &provider).map_err(billed)?;
+    let (connected, entry) = connect(context, &provider)?;
     // The host itself need not be asked: it goes down whatever it says.
-    let looked = look(
+    let observed = look(
         context,
         session.dir(),
         &crate::state::Record { steps: std::collections::BTreeMap::new(), ..record.clone() },
         None,
         connected.as_ref(),
     )
-    .await;
-    let observed = match looked {
-        Ok(observed) => observed,
-        // The step asks again, patiently, and says what it could not find out.
-        Err(failure) if record.host.is_some() => {
-            context.ui.warn(&failure.to_string());
-            Observed { host: ObservedHost::NotAsked, view: None, unreachable: None }
-        }
-        Err(failure) => return Err(failure),
-    };
+    .await?;
     let timeout = spec.as_ref().map_or(std::time::Duration::from_mins(15), |spec| spec.timeouts.destroy);
     let price =
         record.host.as_ref().and_then(|host| spec::price(spec.as_ref(), entry, &host.sku, &host.region));
@@ -155,7 +109,7 @@ pub(super) async fn destroy(
     agree(context, yes, &format!("Destroy the host of lane `{}`?", record.lane))?;
     let run =
         Run { spec: spec.map(Arc::new), inputs: Arc::new(Inputs::default()), provider: connected, entry };
-    let summary = execute_with(context, session, run, &plan, execute_args).await.map_err(billed)?;
+    let summary = execute_with(context, session, run, &plan, execute_args).await?;
     judge(session, &summary)?;
     session.dir().remove_plan()?;
     if execute_args.format == Format::Text {

@@ -79,8 +79,7 @@ impl PlaceArgs {
         }
         if self.targets.is_empty() {
             for dir in known_lanes(context)? {
-                // One damaged lane must not keep its neighbours' hosts out of sight; `take` tells of it.
-                let Ok(Some(record)) = dir.load() else { continue };
+                let Some(record) = dir.load()? else { continue };
                 if let Some(host) = &record.host {
                     add(ProviderSpec { name: host.provider.clone(), config: host.provider_config.clone() });
                 } else if let Some(spec) = recorded_spec(context, &record) {
@@ -185,14 +184,11 @@ pub(super) async fn take(context: &Context, places: &[ProviderSpec]) -> Result<I
                         what: What::Lane { label, hosts },
                     }
                 }));
-                inventory.found.extend(orphans.into_iter().map(|(host, parts)| {
-                    let label = parts.iter().find_map(|part| part.label.as_ref());
-                    Found {
-                        place: place.clone(),
-                        recorded: label.and_then(|label| lanes.get(&label.lineage).cloned()),
-                        spec: None,
-                        what: What::Orphan { host, parts },
-                    }
+                inventory.found.extend(orphans.into_iter().map(|(host, parts)| Found {
+                    place: place.clone(),
+                    recorded: None,
+                    spec: None,
+                    what: What::Orphan { host, parts },
                 }));
             }
         }
@@ -217,33 +213,22 @@ impl Found {
     pub(super) fn lane(&self) -> Option<&str> {
         match &self.what {
             What::Lane { label, .. } => Some(&label.lane),
-            What::Orphan { host, parts } => {
-                let label = parts.iter().find_map(|part| part.label.as_ref());
-                label.map(|label| label.lane.as_str()).or_else(|| {
-                    // `lane-<name>-<lineage8>`, where a provider's ids are our own names.
-                    let (name, lineage8) = host.as_str().strip_prefix("lane-")?.rsplit_once('-')?;
-                    (lineage8.len() == 8).then_some(name)
-                })
+            // `lane-<name>-<lineage8>`, where a provider's ids are our own names.
+            What::Orphan { host, .. } => {
+                let name = host.as_str().strip_prefix("lane-")?;
+                let (name, lineage8) = name.rsplit_once('-')?;
+                (lineage8.len() == 8).then_some(name)
             }
         }
     }
 
     /// Returns when the last of its leases ends; `None` where no label says so.
     pub(super) fn expires_at(&self) -> Option<Timestamp> {
-        match &self.what {
-            What::Lane { hosts, .. } => {
-                let ends = hosts.iter().map(|host| host.expires_at).collect::<Option<Vec<_>>>()?;
-                // An extension may have been cut off between the record and the label.
-                ends.into_iter().chain(self.recorded_end()).max()
-            }
-            What::Orphan { parts, .. } => parts.iter().filter_map(|part| part.expires_at).max(),
-        }
-    }
-
-    /// Returns when the lease of the recorded host ends, whatever the cloud shows.
-    pub(super) fn recorded_end(&self) -> Option<Timestamp> {
-        let (_, record) = self.recorded.as_ref()?;
-        record.host.as_ref().map(|host| host.expires_at)
+        let What::Lane { hosts, .. } = &self.what else { return None };
+        let recorded = self.recorded.as_ref().and_then(|(_, record)| record.host.as_ref());
+        let ends = hosts.iter().map(|host| host.expires_at).collect::<Option<Vec<_>>>()?;
+        // An extension may have been cut off between the record and the label.
+        ends.into_iter().chain(recorded.map(|host| host.expires_at)).max()
     }
 
     /// Returns when the oldest part was made.

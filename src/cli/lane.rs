@@ -14,7 +14,7 @@ use crate::apply::refresh::{self, RefreshInput};
 use crate::apply::steps::{Connector, RunContext};
 use crate::error::{Failure, Kind};
 use crate::inputs::{self, Inputs};
-use crate::plan::{self, DiffInput, Observed, ObservedHost, Plan, StepId, Work};
+use crate::plan::{self, DiffInput, Observed, ObservedHost, Plan, StepId};
 use crate::provider::{self, Entry, Link, Provider};
 use crate::report::progress::{self, Look, Style};
 use crate::spec::{self, ProviderSpec, Spec};
@@ -370,8 +370,7 @@ pub(super) async fn execute_with(
 /// Turns what came of a run into the verb's outcome.
 pub(super) fn judge(session: &SharedSession, summary: &RunSummary) -> Result<(), Failure> {
     let lane = session.dir().lane();
-    let unfinished = summary.in_doubt.iter().any(|step| *step == Work::Destroy.id());
-    if unfinished || summary.failed.iter().any(|failed| failed.may_cost) {
+    if summary.failed.iter().any(|failed| failed.may_cost) {
         return Err(Failure::new(Kind::MayCost, format!("lane `{lane}`: something may still cost money"))
             .hint(format!("run `lane destroy {lane}` again")));
     }

@@ -250,7 +250,7 @@ async fn adopt(context: &Context, args: &AdoptArgs) -> Result<u8, Failure> {
         context.ui.line(&format!("Would record host {} as that of lane `{}`.", host.id, record.lane));
         return Ok(0);
     }
-    record_host(context, &session, &spec, host).await?;
+    record_host(context, &session, &spec, host)?;
     session.set_spec_path(spec.source_map.path());
     session.checkpoint()?;
     context.ui.line(&format!("Recorded host {}. `lane plan {}` shows what it lacks.", host.id, args.spec));
@@ -265,19 +265,12 @@ async fn hosts_of(context: &Context, provider: &ProviderSpec, label: &Label) -> 
 }
 
 /// Journals a found host as a create would have; what is not known of it makes the next plan look closer.
-async fn record_host(
-    context: &Context,
-    session: &SharedSession,
-    spec: &Spec,
-    host: &Host,
-) -> Result<(), Failure> {
-    let (provider, _) = connect(context, &spec.provider)?;
+fn record_host(context: &Context, session: &SharedSession, spec: &Spec, host: &Host) -> Result<(), Failure> {
     let created_at = host.created_at.unwrap_or_else(|| context.world.now());
     let record = HostRecord {
         id: None,
         provider: spec.provider.name.clone(),
         provider_config: spec.provider.config.clone(),
-        scope: provider.scope().await?,
         sku: host.sku.clone(),
         region: host.region.clone(),
         image: spec.image.clone(),
@@ -336,7 +329,7 @@ async fn repair(context: &Context, args: &RepairArgs) -> Result<u8, Failure> {
             [] => context.ui.line("The cloud lists no host of this lane."),
             [host] if known.is_none() => {
                 let session = dir.open(&context.world, "state repair")?;
-                record_host(context, &session, &spec, host).await?;
+                record_host(context, &session, &spec, host)?;
                 session.checkpoint()?;
                 context.ui.line(&format!("Recorded host {}, which carries the lane's label.", host.id));
             }

@@ -1,26 +1,27 @@
 //! `lane sweep`: takes down what carries our labels, recorded here or not.
 
-use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::inventory::{self, Found, PlaceArgs, What};
 use super::lane::agree;
 use super::{Context, Format};
-use crate::apply::cloud::{Cloud, Extent, is_over};
+use crate::apply::cloud::Cloud;
 use crate::apply::receipt::Receipt;
 use crate::apply::steps::StepError;
 use crate::error::{Failure, Kind};
-use crate::plan::Work;
 use crate::provider::HostId;
-use crate::state::{JournalEvent, StateError};
+use crate::state::StateError;
 
 /// How long taking down one host may take.
 const LIMIT: Duration = Duration::from_mins(15);
+
+/// From this age on, what is left of a host that is gone was not left by a create that is under way.
+const ORPHAN_AGE: SignedDuration = SignedDuration::from_hours(24);
 
 /// Take down what carries lane's labels, with or without state here; verifies that it is gone.
 ///
@@ -62,12 +63,10 @@ impl SweepArgs {
 /// Without an end that the cloud shows, nothing is taken for ended.
 fn is_expired(found: &Found, now: Timestamp) -> bool {
     match &found.what {
-        // A host whose lease goes on does not shield another of the same label.
-        What::Lane { hosts, .. } => {
-            found.recorded_end().is_none_or(|end| end <= now)
-                && hosts.iter().any(|host| host.expires_at.is_some_and(|end| end <= now))
-        }
-        What::Orphan { parts, .. } => parts.iter().all(|part| is_over(part, now)),
+        What::Lane { .. } => found.expires_at().is_some_and(|end| end <= now),
+        What::Orphan { parts, .. } => parts
+            .iter()
+            .all(|part| part.created_at.is_some_and(|made| now.duration_since(made) >= ORPHAN_AGE)),
     }
 }
 
@@ -166,7 +165,22 @@ async fn take_down(context: &Context, args: &SweepArgs, found: &Found) -> Result
     let abort = CancellationToken::new();
     let cloud = Cloud { spec: found.spec.as_deref(), ..found.place.cloud(context, &abort) };
     let may_cost = |error: StepError| Left::MayCost(error.to_string());
-    let extent = if args.expired { Extent::Expired } else { Extent::All };
+    let label = match &found.what {
+        What::Orphan { host, .. } => return cloud.clear(host, LIMIT).await.map(Some).map_err(may_cost),
+        What::Lane { label, .. } => label,
+    };
+    // Time has passed since the listing, and other sweeps and applies do not wait for this one.
+    let hosts = cloud.find(label).await.map_err(may_cost)?;
+    let fresh = |host: &crate::provider::Host| {
+        args.expired && host.expires_at.is_none_or(|end| end > context.world.now())
+    };
+    if hosts.iter().all(fresh) {
+        return Ok(None);
+    }
+    let folder = match &found.recorded {
+        Some((dir, _)) => dir.logs(),
+        None => context.state_root.join("sweeps"),
+    };
     // State that knows this lineage hears of it, and its lock keeps a running `lane` out of the way.
     let session = match &found.recorded {
         None => None,
@@ -175,28 +189,6 @@ async fn take_down(context: &Context, args: &SweepArgs, found: &Found) -> Result
             other => Left::MayCost(other.to_string()),
         })?),
     };
-    let folder = match &found.recorded {
-        Some((dir, _)) => dir.logs(),
-        None => context.state_root.join("sweeps"),
-    };
-    let label = match &found.what {
-        What::Orphan { host, .. } => {
-            let receipt = cloud.clear(host, LIMIT, extent).await.map_err(may_cost)?;
-            if let Some(receipt) = &receipt {
-                file(context, receipt, &folder);
-            }
-            return Ok(receipt);
-        }
-        What::Lane { label, .. } => label,
-    };
-    // Time has passed since the listing, and other sweeps and applies do not wait for this one.
-    let hosts = cloud.find(label).await.map_err(may_cost)?;
-    let fresh = |host: &crate::provider::Host| {
-        args.expired && host.expires_at.is_none_or(|end| end > context.world.now())
-    };
-    if !hosts.is_empty() && hosts.iter().all(fresh) {
-        return Ok(None);
-    }
     // What is recorded of a host made elsewhere, or of one that stays, does not end with this one.
     let goes = |id: &HostId| hosts.iter().any(|host| host.id == *id && !fresh(host));
     let journal = session.as_ref().filter(|session| {
@@ -211,29 +203,20 @@ async fn take_down(context: &Context, args: &SweepArgs, found: &Found) -> Result
             return Ok(None);
         }
         let id = record.host.and_then(|host| host.id);
-        let journaled = session.append(JournalEvent::DestroyIntended { id });
+        let journaled = session.append(crate::state::JournalEvent::DestroyIntended { id });
         journaled.map_err(|error| Left::MayCost(error.to_string()))?;
     }
-    let (receipt, spared) = cloud.take_down_of(label, None, LIMIT, extent).await.map_err(may_cost)?;
-    file(context, &receipt, &folder);
-    if let Some(session) = journal {
-        let event = match spared {
-            false => JournalEvent::HostGone {},
-            // It stays after all, so its end was not begun.
-            true => JournalEvent::Forgotten { steps: vec![Work::Destroy.id()] },
-        };
-        let journaled = session.append(event).and_then(|()| session.checkpoint());
+    let (receipt, spared) = cloud.take_down_unless(label, None, LIMIT, &fresh).await.map_err(may_cost)?;
+    if let Some(session) = journal.filter(|_| !spared) {
+        let journaled =
+            session.append(crate::state::JournalEvent::HostGone {}).and_then(|()| session.checkpoint());
         journaled.map_err(|error| Left::MayCost(format!("it is gone, but not recorded as such: {error}")))?;
     }
-    Ok(Some(receipt))
-}
-
-/// What is gone is gone whether or not its receipt can be kept.
-fn file(context: &Context, receipt: &Receipt, folder: &Path) {
-    match receipt.file(folder) {
+    match receipt.file(&folder) {
         Ok(filed) => {
             context.ui.note(&format!("  receipt: {}, sha256 {}", filed.path.display(), filed.sha256));
         }
         Err(error) => context.ui.warn(&format!("no receipt in {}: {error}", folder.display())),
     }
+    Ok(Some(receipt))
 }

@@ -193,8 +193,7 @@ impl HostFate {
                 reasons.extend(named.map(|_| Reason::HostGone));
                 let same =
                     matches!((&seen.fingerprint, wanted), (Some(seen), Some(wanted)) if seen.is_of(wanted));
-                let dying = record.in_doubt.contains_key(&Work::Destroy.id());
-                let fits = same && seen.status != HostStatus::Stopped && !dying;
+                let fits = same && seen.status != HostStatus::Stopped;
                 let action = match (fits, in_doubt && named.is_none()) {
                     (true, true) => Action::Resume,
                     (true, false) => Action::Adopt,
@@ -208,9 +207,6 @@ impl HostFate {
                     reasons.push(fingerprint_changed(seen.fingerprint.as_ref(), wanted));
                 }
                 reasons.extend(stopped(seen));
-                if dying {
-                    reasons.push(Reason::HostTainted { why: "its destroy was begun".to_owned() });
-                }
                 let lost_because = match action {
                     Action::Replace => Some(Reason::HostReplaced),
                     _ => named.and(gone),

@@ -316,7 +316,6 @@ impl Scene {
             id: Some(id.clone()),
             provider: self.spec.provider.name.clone(),
             provider_config: self.spec.provider.config.clone(),
-            scope: None,
             sku: self.spec.sku.clone(),
             region: self.spec.region.clone(),
             image: self.spec.image.clone(),

@@ -318,7 +318,6 @@ pub(super) mod tests {
             id: None,
             provider: "nspawn".to_owned(),
             provider_config: serde_json::json!({"name": "nspawn", "z": 1, "a": [1.5, null, {"b": text}]}),
-            scope: None,
             sku: Sku::new(text),
             region: Region::fixed("local"),
             image: "ubuntu-24.04".to_owned(),

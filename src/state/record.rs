@@ -65,11 +65,6 @@ pub struct HostRecord {
     pub provider: String,
     /// The provider's own keys, so that `destroy` needs no spec.
     pub provider_config: serde_json::Value,
-    /// The account, project or subscription that it is in, as the provider names it; see [`Provider::scope`].
-    ///
-    /// [`Provider::scope`]: crate::provider::Provider::scope
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scope: Option<String>,
     /// Instance type.
     pub sku: Sku,
     /// Place.

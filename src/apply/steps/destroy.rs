@@ -21,10 +21,6 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
 pub(super) async fn take_down(context: &StepContext) -> Result<Receipt, StepError> {
     let session = &context.run.session;
     let recorded = session.record().host;
-    if let Some(host) = &recorded {
-        let asked = context.cloud().check_scope(host).await;
-        asked.map_err(|error| StepError::MayCost(format!("something may still cost money: {error}")))?;
-    }
     let known = recorded.as_ref().map(|host| Known {
         id: host.id.clone(),
         sku: host.sku.clone(),
@@ -39,14 +35,14 @@ pub(super) async fn take_down(context: &StepContext) -> Result<Receipt, StepErro
     }
     let label = session.record().label();
     let receipt = context.cloud().take_down(&label, known.as_ref(), context.step.timeout).await?;
+    session.append(JournalEvent::HostGone {})?;
     if !receipt.destroyed.is_empty() {
-        // Before the record forgets the host, which is gone whether or not its receipt can be kept.
+        // The host is gone whether or not its receipt can be kept.
         context.note(match receipt.file(&session.dir().logs()) {
             Ok(filed) => format!("receipt: {}, sha256 {}", filed.path.display(), filed.sha256),
             Err(error) => format!("no receipt in {}: {error}", session.dir().logs().display()),
         });
     }
-    session.append(JournalEvent::HostGone {})?;
     Ok(receipt)
 }
 

@@ -12,11 +12,10 @@ use tokio::time::Instant;
 use super::destroy::take_down;
 use super::host::{Backoff, RETRIES};
 use super::{StepContext, StepError, StepOutcome};
-use crate::apply::cloud::check_scope;
-use crate::plan::{Action, Digest, Fingerprint, Work};
-use crate::provider::{ClientToken, CreateRequest, Host, HostId, HostStatus, Money, ProviderError, Selector};
+use crate::plan::{Action, Digest, Fingerprint};
+use crate::provider::{ClientToken, CreateRequest, Host, HostId, HostStatus, Money, ProviderError};
 use crate::spec::{self, AllowFrom, Spec};
-use crate::state::{HostRecord, JournalEvent, Record};
+use crate::state::{HostRecord, JournalEvent};
 use crate::transport::LaneKeys;
 use crate::user_data::{TimerAction, UserDataInput, render};
 
@@ -25,10 +24,6 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
     let spec = context.spec()?;
     check_spend(context, &spec)?;
     let record = context.run.session.record();
-    let scope = context.run.provider.scope().await?;
-    if let Some(host) = &record.host {
-        check_scope(context.run.provider.as_ref(), host).await?;
-    }
     // A recorded host that is not listed may be a fresh one that the listing still hides.
     let mut in_doubt =
         record.host.is_some() || context.in_doubt.as_ref().is_some_and(|doubt| doubt.token.is_some());
@@ -46,20 +41,19 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
     let mut ambiguous = 0;
     let mut backoff = Backoff::new();
     loop {
-        let found = settle(context, in_doubt).await.map_err(|error| open(error, ambiguous))?;
-        if let Some(host) = found {
-            match unfit(&host, &context.run.session.record(), &context.step.fingerprint) {
+        if let Some(host) = settle(context, in_doubt).await? {
+            match unfit(&host, context.run.session.record().host.as_ref(), &context.step.fingerprint) {
                 None => {
                     if how == "created" && ambiguous == 0 {
                         how = "adopted";
                     }
-                    adopt(context, &spec, scope.as_ref(), &host)?;
+                    adopt(context, &spec, &host)?;
                     break;
                 }
                 Some(why) => {
                     context.note(format!("{} carries our label, but {why}; it goes first", host.id));
                     if context.run.session.record().host.is_none() {
-                        adopt(context, &spec, scope.as_ref(), &host)?;
+                        adopt(context, &spec, &host)?;
                     }
                     context.run.session.append(JournalEvent::HostTainted { why })?;
                     take_down(context).await?;
@@ -68,26 +62,17 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
                 }
             }
         }
-        match context.run.session.record().host {
+        if let Some(id) = context.run.session.record().host.and_then(|host| host.id) {
             // A host that a person deleted often leaves a disk or an address behind, and that is billed.
-            Some(HostRecord { id: Some(id), .. }) => {
-                context.note(format!("host {id} is not listed any more; what is left of it goes first"));
-                take_down(context).await?;
-            }
-            // So does a create that went half way; where it was for something else, that would stand in the way.
-            Some(host) if host.fingerprint != context.step.fingerprint => {
-                context
-                    .note("an earlier create was for another spec; what is left of it goes first".to_owned());
-                take_down(context).await?;
-            }
-            _ => {}
+            context.note(format!("host {id} is not listed any more; what is left of it goes first"));
+            take_down(context).await?;
         }
         if context.run.stopping.is_cancelled() {
             return Err(StepError::Stopped);
         }
         let wish = match wish {
             Some(ref wish) => wish,
-            None => wish.insert(Wish::new(context, &spec, scope.as_ref())?),
+            None => wish.insert(Wish::new(context, &spec)?),
         };
         context.run.session.append(JournalEvent::CreateIntended {
             host: wish.record.clone(),
@@ -108,9 +93,7 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
                 // What an unanswered create left in doubt stays in doubt.
                 context.pause(backoff.next()).await?;
             }
-            Err(error @ ProviderError::Ambiguous { .. }) => return Err(error.into()),
-            Err(error) if ambiguous > 0 => return Err(open(error.into(), ambiguous)),
-            Err(error) => return Err(refused(context, error).await),
+            Err(error) => return Err(error.into()),
         }
     }
     let host = wait_for_address(context).await?;
@@ -122,34 +105,6 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
     Ok(StepOutcome { summary, facts })
 }
 
-/// After a create without an answer, no other error may pass for the last word on it.
-fn open(error: StepError, ambiguous: u32) -> StepError {
-    match error {
-        StepError::Provider(error) if ambiguous > 0 => StepError::MayCost(format!(
-            "something may still cost money: a create had no answer, and then: {error}"
-        )),
-        other => other,
-    }
-}
-
-/// Takes away what a refused create made before it was refused: an address, say, which is billed.
-async fn refused(context: &StepContext, error: ProviderError) -> StepError {
-    let label = context.run.session.record().label();
-    match context.cloud().residue(&Selector::Label(label)).await {
-        Ok(left) if left.is_empty() => return error.into(),
-        Ok(left) => {
-            let left: Vec<String> = left.iter().map(ToString::to_string).collect();
-            context.note(format!("{error}; what was made for it goes again: {}", left.join(", ")));
-        }
-        Err(_) => context.note(format!("{error}; what was made for it goes again, if anything")),
-    }
-    match take_down(context).await {
-        Ok(_) => error.into(),
-        Err(StepError::MayCost(left)) => StepError::MayCost(format!("{left}; this was after: {error}")),
-        Err(other) => other,
-    }
-}
-
 /// What a create is going to ask for, and what the record says of it.
 struct Wish {
     request: CreateRequest,
@@ -157,9 +112,9 @@ struct Wish {
 }
 
 impl Wish {
-    fn new(context: &StepContext, spec: &Spec, scope: Option<&String>) -> Result<Self, StepError> {
+    fn new(context: &StepContext, spec: &Spec) -> Result<Self, StepError> {
         let run = &context.run;
-        let record = host_record(context, spec, scope, run.world.now(), None)?;
+        let record = host_record(context, spec, run.world.now(), None)?;
         let request = CreateRequest {
             label: run.session.record().label(),
             sku: spec.sku.clone(),
@@ -184,7 +139,6 @@ impl Wish {
 fn host_record(
     context: &StepContext,
     spec: &Spec,
-    scope: Option<&String>,
     created_at: Timestamp,
     expires_at: Option<Timestamp>,
 ) -> Result<(HostRecord, String), StepError> {
@@ -234,7 +188,6 @@ fn host_record(
         id: None,
         provider: spec.provider.name.clone(),
         provider_config: spec.provider.config.clone(),
-        scope: scope.cloned(),
         sku: spec.sku.clone(),
         region: spec.region.clone(),
         image: spec.image.clone(),
@@ -286,14 +239,11 @@ async fn settle(context: &StepContext, in_doubt: bool) -> Result<Option<Host>, S
 }
 
 /// Says why a found host cannot be taken, if so.
-fn unfit(found: &Host, record: &Record, wanted: &Fingerprint) -> Option<String> {
+fn unfit(found: &Host, recorded: Option<&HostRecord>, wanted: &Fingerprint) -> Option<String> {
     if found.status == HostStatus::Stopped {
         return Some("it is switched off".to_owned());
     }
-    if record.in_doubt.contains_key(&Work::Destroy.id()) {
-        return Some("its destroy was begun".to_owned());
-    }
-    let fits = match (&found.fingerprint, &record.host) {
+    let fits = match (&found.fingerprint, recorded) {
         // A cloud's label may be shorter than a digest.
         (Some(found), _) => found.is_of(wanted),
         // A cloud that labels after the create may have been cut short; then our own intent says what it is.
@@ -304,14 +254,14 @@ fn unfit(found: &Host, record: &Record, wanted: &Fingerprint) -> Option<String> 
 }
 
 /// Puts a found host into the record.
-fn adopt(context: &StepContext, spec: &Spec, scope: Option<&String>, host: &Host) -> Result<(), StepError> {
+fn adopt(context: &StepContext, spec: &Spec, host: &Host) -> Result<(), StepError> {
     let session = &context.run.session;
     match session.record().host {
         Some(recorded) if recorded.id.as_ref() == Some(&host.id) => return Ok(()),
         Some(recorded) if recorded.id.is_none() => {}
         _ => {
             let created_at = host.created_at.unwrap_or_else(|| context.run.world.now());
-            let (mut record, _) = host_record(context, spec, scope, created_at, host.expires_at)?;
+            let (mut record, _) = host_record(context, spec, created_at, host.expires_at)?;
             (record.sku, record.region) = (host.sku.clone(), host.region.clone());
             let token = ClientToken::new(String::new());
             session.append(JournalEvent::CreateIntended { host: record, token })?;
@@ -328,18 +278,8 @@ async fn wait_for_address(context: &StepContext) -> Result<(HostId, std::net::Ip
     let label = session.record().label();
     let deadline = context.deadline();
     let mut backoff = Backoff::new();
-    let mut last_seen = Instant::now();
     loop {
-        let asked = Instant::now();
         let found = context.cloud().find(&label).await?.into_iter().find(|host| host.id == id);
-        if found.is_some() {
-            last_seen = asked;
-        } else if asked.saturating_duration_since(last_seen) > context.run.entry.listing_lag {
-            // A fresh host may be hidden for the lag, but not for longer.
-            let why = context.run.provider.fate(&id).await.ok().flatten();
-            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-            return Err(StepError::Failed(format!("host {id} was made and is not there any more{why}")));
-        }
         let seen = match &found {
             Some(Host {
                 address: Some(address),
@@ -374,10 +314,11 @@ async fn wait_for_address(context: &StepContext) -> Result<(HostId, std::net::Ip
 fn check_spend(context: &StepContext, spec: &Spec) -> Result<(), StepError> {
     let Some(limit) = &spec.lease.max_spend else { return Ok(()) };
     let Some(price) = spec::price(Some(spec), context.run.entry, &spec.sku, &spec.region) else {
-        return Err(StepError::Failed(format!(
-            "max_spend is {limit}, and no price is known for {} in {}: write `price: 0.25 USD`, what an hour costs, into the spec",
-            spec.sku, spec.region
-        )));
+        context.note(format!(
+            "no price is known for {}, so max_spend is not checked (the spec's `price` can say it)",
+            spec.sku
+        ));
+        return Ok(());
     };
     let worst = cost(&price.per_hour, spec.lease.ttl);
     if worst.currency != limit.currency {

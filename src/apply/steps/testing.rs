@@ -449,7 +449,6 @@ impl Bench {
             id: None,
             provider: "fake".to_owned(),
             provider_config: serde_json::Value::Null,
-            scope: None,
             sku: Sku::fixed("small"),
             region: Region::fixed("here"),
             image: "image".to_owned(),
