@@ -41,6 +41,36 @@ impl std::fmt::Debug for Cloud<'_> {
     }
 }
 
+/// Refuses to look for a recorded host where it was not made: an empty listing there proves nothing.
+pub async fn check_scope(
+    provider: &dyn Provider,
+    recorded: Option<&HostRecord>,
+    lane: &str,
+) -> Result<(), ProviderError> {
+    let Some((host, made_in)) = recorded.and_then(|host| Some((host, host.scope.as_ref()?))) else {
+        return Ok(());
+    };
+    let here = provider.scope().await?;
+    if here.as_ref() == Some(made_in) {
+        return Ok(());
+    }
+    let here = here.as_deref().unwrap_or("no such place");
+    let (name, forget) = match &host.id {
+        Some(id) => (
+            format!("host {id}"),
+            format!("; if that host is surely gone, `lane state forget {lane} --host`"),
+        ),
+        None => ("a host whose create is in doubt".to_owned(), String::new()),
+    };
+    Err(ProviderError::Unavailable {
+        provider: crate::provider::by_name(&host.provider).map_or("the provider", |entry| entry.name),
+        message: format!(
+            "{name} was made in {made_in}, and {here} is asked now: from there nobody sees whether it still runs"
+        ),
+        remedy: format!("set the variables or the profile back to {made_in}{forget}"),
+    })
+}
+
 /// Takes only what has an ended lease, and nothing of a host that is being made at the same time.
 #[derive(Debug, Clone)]
 pub struct EndedOnly {
@@ -128,6 +158,11 @@ impl Cloud<'_> {
         self.patiently(|| self.provider.find(&Selector::Owned)).await
     }
 
+    /// Names what the listings cover.
+    pub async fn scope(&self) -> Result<Option<String>, StepError> {
+        self.patiently(|| self.provider.scope()).await
+    }
+
     /// Lists what else is left of what the selector means.
     pub async fn residue(&self, selector: &Selector) -> Result<Vec<Residue>, StepError> {
         self.patiently(|| self.provider.residue(selector)).await
@@ -182,11 +217,16 @@ impl Cloud<'_> {
     ) -> Result<(Receipt, bool), StepError> {
         match self.until_gone(label, known, limit, spare).await {
             Err(StepError::Provider(error)) => {
-                let remedy = match &error {
-                    ProviderError::Unavailable { remedy, .. } => format!(" ({remedy})"),
-                    _ => String::new(),
-                };
-                Err(may_cost(&format!("{error}{remedy}")))
+                // Nobody sees whether it goes, but a host that is asked to go often does.
+                if spare.is_none()
+                    && let Some(id) = known.and_then(|host| host.id.as_ref())
+                {
+                    (self.note)(match self.provider.destroy(id).await {
+                        Ok(()) => format!("asked for the deletion of {id} all the same"),
+                        Err(error) => error.to_string(),
+                    });
+                }
+                Err(may_cost_of(&error))
             }
             other => other,
         }
@@ -410,6 +450,14 @@ impl Cloud<'_> {
         }
         total.map(|total| total.to_string())
     }
+}
+
+/// Words a provider's failure after which something may be left.
+pub(super) fn may_cost_of(error: &ProviderError) -> StepError {
+    may_cost(&match error {
+        ProviderError::Unavailable { remedy, .. } => format!("{error} ({remedy})"),
+        _ => error.to_string(),
+    })
 }
 
 fn may_cost(what: &str) -> StepError {

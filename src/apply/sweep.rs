@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::cloud::{Cloud, EndedOnly, Known};
+use super::cloud::{Cloud, EndedOnly, Known, check_scope};
 use super::receipt::{Object, Receipt};
 use super::steps::StepError;
 use crate::plan::Work;
@@ -210,13 +210,11 @@ impl Sweep<'_> {
                 if spare.is_some() && making {
                     return Ok(None);
                 }
-                self.cloud.clear(host, self.limit, spare).await.map_err(may_cost)?
+                let receipt = self.cloud.clear(host, self.limit, spare).await.map_err(may_cost)?;
+                receipt.inspect(|receipt| self.file(receipt, session.as_ref()))
             }
             What::Lane { label, .. } => self.hosts(label, session.as_ref(), spare).await?,
         };
-        if let Some(receipt) = &receipt {
-            self.file(receipt, found);
-        }
         Ok(receipt)
     }
 
@@ -237,7 +235,10 @@ impl Sweep<'_> {
         }
         // What is recorded of a host made elsewhere, or of one that stays, does not end with this one.
         let goes = |id: &HostId| hosts.iter().any(|host| host.id == *id && !stays(host));
-        let journal = session.filter(|session| {
+        let recorded = session.and_then(|session| session.record().host);
+        let lane = session.map_or("", |session| session.dir().lane());
+        let is_here = check_scope(self.cloud.provider, recorded.as_ref(), lane).await.is_ok();
+        let journal = session.filter(|_| is_here).filter(|session| {
             session.record().host.is_none_or(|host| {
                 let ends = match &host.id {
                     Some(id) => goes(id),
@@ -255,6 +256,10 @@ impl Sweep<'_> {
         }
         let (receipt, spared) =
             self.cloud.take_down_unless(label, known.as_ref(), self.limit, spare).await.map_err(may_cost)?;
+        let nothing = receipt.destroyed.is_empty() && spared;
+        if !nothing {
+            self.file(&receipt, session);
+        }
         if let Some(session) = journal {
             let gone = id.is_some_and(|id| receipt.destroyed.contains(&Object::of_host(&id)));
             let event = if gone || !spared {
@@ -268,14 +273,13 @@ impl Sweep<'_> {
                 .and_then(|()| session.checkpoint())
                 .map_err(|error| Left::MayCost(format!("it is gone, but not recorded as such: {error}")))?;
         }
-        let nothing = receipt.destroyed.is_empty() && spared;
         Ok((!nothing).then_some(receipt))
     }
 
     /// What is gone is gone whether or not its receipt can be kept.
-    fn file(&self, receipt: &Receipt, found: &Found) {
-        let folder = match &found.recorded {
-            Some((dir, _)) => dir.logs(),
+    fn file(&self, receipt: &Receipt, session: Option<&SharedSession>) {
+        let folder = match session {
+            Some(session) => session.dir().logs(),
             None => self.receipts.to_owned(),
         };
         (self.cloud.note)(match receipt.file(&folder) {
