@@ -263,7 +263,7 @@ pub(super) fn parse(file: &Path, bytes: &[u8]) -> Result<Option<Journal>, StateE
             (JournalEvent::Opened { format_version, .. }, _) if *format_version > Record::FORMAT_VERSION => {
                 return Err(StateError::newer(file, *format_version, Record::FORMAT_VERSION));
             }
-            (JournalEvent::Opened { format_version, .. }, _) if *format_version < Record::FORMAT_VERSION => {
+            (JournalEvent::Opened { format_version, .. }, _) if *format_version == 0 => {
                 return Err(damaged(number, format!("no lane ever wrote format version {format_version}")));
             }
             (JournalEvent::Opened { lineage, base_serial, .. }, None) => {
@@ -317,6 +317,7 @@ pub(super) mod tests {
         HostRecord {
             id: None,
             provider: "nspawn".to_owned(),
+            scope: None,
             provider_config: serde_json::json!({"name": "nspawn", "z": 1, "a": [1.5, null, {"b": text}]}),
             sku: Sku::new(text),
             region: Region::fixed("local"),

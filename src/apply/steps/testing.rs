@@ -85,6 +85,9 @@ pub(in crate::apply) struct CloudState {
     pub(in crate::apply) latency: Duration,
     pub(in crate::apply) no_address: bool,
     pub(in crate::apply) console: Option<String>,
+    pub(in crate::apply) scope: Option<String>,
+    /// Its `find` answers that the credentials are wrong.
+    pub(in crate::apply) locked_out: bool,
 }
 
 /// A cloud with a memory, whose listing lags and whose answers get lost.
@@ -182,6 +185,9 @@ impl Provider for FakeCloud {
         let now = Instant::now();
         self.with(|state| {
             state.finds += 1;
+            if state.locked_out {
+                return Err(ProviderError::Auth { provider: "fake", message: "expired".to_owned() });
+            }
             if state.failing_finds > 0 {
                 state.failing_finds -= 1;
                 let message = "busy".to_owned();
@@ -209,6 +215,10 @@ impl Provider for FakeCloud {
 
     async fn residue(&self, _selector: &Selector) -> Result<Vec<Residue>, ProviderError> {
         Ok(self.with(|state| state.residue.clone()))
+    }
+
+    async fn scope(&self) -> Result<Option<String>, ProviderError> {
+        Ok(self.with(|state| state.scope.clone()))
     }
 
     async fn console_log(&self, _id: &HostId) -> Result<Option<String>, ProviderError> {
@@ -448,6 +458,7 @@ impl Bench {
         let host = HostRecord {
             id: None,
             provider: "fake".to_owned(),
+            scope: self.cloud.with(|state| state.scope.clone()),
             provider_config: serde_json::Value::Null,
             sku: Sku::fixed("small"),
             region: Region::fixed("here"),
