@@ -763,11 +763,34 @@ mod azure {
         endpoint: Option<&str>,
         wire: &Arc<Recorded>,
     ) -> Box<dyn Provider> {
+        connect_keys(vars, &json!({"endpoint": endpoint}), wire)
+    }
+
+    fn connect_keys(vars: &[(&str, &str)], more: &Value, wire: &Arc<Recorded>) -> Box<dyn Provider> {
         let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let world = World::fixed(Arc::new(SystemClock), vars, "/".into());
-        let keys = json!({"subscription": "00000000-0000-0000-0000-000000000000", "endpoint": endpoint});
+        let mut keys = json!({"subscription": "00000000-0000-0000-0000-000000000000"});
+        keys.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let wire: Arc<dyn Wire> = Arc::<Recorded>::clone(wire);
         (super::super::by_name("azure").unwrap().connect)(&world, &keys, Link::Wire(wire)).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_spot_machine_that_is_gone_without_its_group_was_taken_back() {
+        let fate = async |spot: bool, state: &str, machine: Vec<Response>| {
+            let wire = Recorded::new([
+                token(),
+                ("GET /virtualMachines/host", machine),
+                ("GET /resourcegroups/", said(&group("westus", state))),
+            ]);
+            let provider = connect_keys(&PRINCIPAL, &json!({"spot": spot}), &wire);
+            provider.fate(&HostId::fixed(GROUP)).await.unwrap()
+        };
+        let told = fate(true, "Succeeded", not_found()).await.unwrap();
+        assert!(told.contains(GROUP) && told.contains("takes spot machines back"), "{told}");
+        assert_eq!(fate(false, "Succeeded", not_found()).await, None);
+        assert_eq!(fate(true, "Deleting", not_found()).await, None);
+        assert_eq!(fate(true, "Succeeded", said(&machine("Succeeded", "running"))).await, None);
     }
 
     /// A token with claims, as the sign-in service gives it.
