@@ -1,6 +1,6 @@
 //! `lane doctor`: what a lane needs on this machine and from its provider, and how to mend what is not right.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
@@ -16,9 +16,10 @@ use super::lane::{connect_over, entry_of, known_lanes};
 use super::login::{self, Found};
 use super::{Context, Format};
 use crate::error::{Failure, Kind};
-use crate::provider::http::{Request, WireError, endpoint};
+use crate::provider::http::{Request, WireError};
 use crate::provider::{self, Entry, Link, Provider, ProviderError, Quota, Region};
 use crate::report::reason::printable_lines;
+use crate::spec::resolve_env_json;
 use crate::world::keyring::Keyring;
 use crate::world::{World, fs};
 
@@ -33,7 +34,8 @@ const SKEW: SignedDuration = SignedDuration::from_secs(60);
 
 /// Check this machine and the way to a provider, and say how to mend what is not right; changes nothing.
 ///
-/// Exits with 4 if something failed. With no provider: this machine, and each provider that has credentials.
+/// Exits with 4 if something failed. With no provider: this machine, and each provider that has credentials, be it in a file
+/// of the vendor's own tools.
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     /// A provider's name.
@@ -89,7 +91,10 @@ pub(super) async fn run(context: &Context, args: &DoctorArgs) -> Result<u8, Fail
     let entries = match &args.provider {
         Some(name) => vec![entry_of(name)?],
         None if args.keys.is_empty() => {
-            let has = |entry: &&&'static Entry| login::fill(world, entry, Keyring::open).1.is_some();
+            let has = |entry: &&&'static Entry| {
+                login::fill(world, entry, &json!({}), Keyring::open).1.is_some()
+                    || file_of(world, entry).is_some()
+            };
             provider::entries().iter().filter(has).copied().collect()
         }
         None => {
@@ -148,33 +153,52 @@ async fn machine(world: &World) -> Vec<Check> {
 }
 
 async fn version(world: &World, check: &str, program: &str, flag: &str, package: &str) -> Check {
+    match told_version(world, program, flag).await {
+        Ok(version) => Check::ok(check, version),
+        Err(why) => Check::failed(check, why, format!("install the package {package}")),
+    }
+}
+
+/// Returns the first line that a program says of its version.
+async fn told_version(world: &World, program: &str, flag: &str) -> Result<String, String> {
     let asked =
         world.command(program).arg(flag).stdin(std::process::Stdio::null()).kill_on_drop(true).output();
-    let why = match timeout(VERSION, asked).await {
+    match timeout(VERSION, asked).await {
         Ok(Ok(output)) if output.status.success() => {
             // OpenSSH tells its version on standard error.
             let said = [output.stdout, output.stderr].concat();
             let said = String::from_utf8_lossy(&said).into_owned();
-            return Check::ok(check, said.lines().next().unwrap_or("no version is told").trim());
+            Ok(said.lines().next().unwrap_or("no version is told").trim().to_owned())
         }
-        Ok(Ok(output)) => format!("`{program} {flag}` ended with {}", output.status),
-        Ok(Err(error)) => format!("`{program}` cannot be run: {error}"),
-        Err(_) => format!("`{program} {flag}` does not end"),
-    };
-    Check::failed(check, why, format!("install the package {package}"))
+        Ok(Ok(output)) => Err(format!("`{program} {flag}` ended with {}", output.status)),
+        Ok(Err(error)) => Err(format!("`{program}` cannot be run: {error}")),
+        Err(_) => Err(format!("`{program} {flag}` does not end")),
+    }
 }
 
 /// Looks at one provider: tools, reachability, clock, credentials, whether they work, and what they may make.
 async fn examine(world: &World, entry: &'static Entry, config: &Value, link: Link) -> Vec<Check> {
-    let mut checks: Vec<Check> = entry.tools.iter().map(|tool| installed(world, tool)).collect();
+    let mut checks = Vec::new();
+    for tool in entry.tools {
+        checks.push(installed(world, tool).await);
+    }
+    let config = &match resolve_env_json(world, config) {
+        Ok(config) => config,
+        Err(missing) => {
+            let mend = "set it, or give the key by `--set KEY=VALUE`";
+            checks.push(Check::failed("keys", missing.to_string(), mend));
+            return checks;
+        }
+    };
     let mut reached = true;
-    if !entry.endpoint.is_empty() {
-        let api = reach(world, entry, config, link.clone()).await;
+    let address = (entry.endpoint)(world, config);
+    if !address.is_empty() {
+        let api = reach(world, entry, &address, link.clone()).await;
         reached = api.first().is_some_and(|check| check.state == State::Ok);
         checks.extend(api);
     }
-    let (_, found) = login::fill(world, entry, Keyring::open);
-    let named = credentials(entry, found.as_ref());
+    let (_, found) = login::fill(world, entry, config, Keyring::open);
+    let named = credentials(world, entry, found.as_ref());
     if !reached {
         checks.extend(named);
         checks.push(Check::warning("whoami", "not asked, since the API is not reached", "mend that first"));
@@ -190,13 +214,14 @@ async fn examine(world: &World, entry: &'static Entry, config: &Value, link: Lin
             return checks;
         }
     };
-    match whoami(entry, provider.as_ref()).await {
+    match whoami(entry, provider.as_ref(), found.as_ref()).await {
         Ok((check, origin)) => {
-            // Credentials may be in a place that is no variable; now it is known in which.
-            checks.extend(named.map(|named| match named.state {
-                State::Ok => named,
-                _ => Check::ok("credentials", origin),
-            }));
+            // The provider knows best which of several were taken; a variable's value may be no credential by itself.
+            let origin = match &found {
+                Some(Found::Keyring(_)) => format!("{origin}, from the keyring"),
+                _ => origin,
+            };
+            checks.extend(named.map(|_| Check::ok("credentials", origin)));
             checks.push(check);
             checks.extend(quotas(entry, config, provider.as_ref()).await);
         }
@@ -208,28 +233,33 @@ async fn examine(world: &World, entry: &'static Entry, config: &Value, link: Lin
     checks
 }
 
-fn installed(world: &World, tool: &str) -> Check {
+/// Looks for a program that may be run, and asks for its version; not each tells one.
+async fn installed(world: &World, tool: &str) -> Check {
     let path = world.var("PATH").unwrap_or_default();
-    let found = path.split(':').map(|folder| Path::new(folder).join(tool)).find(|file| fs::exists(file));
-    match found {
-        Some(file) => Check::ok(tool, file.display().to_string()),
-        None => Check::failed(
+    let found = path.split(':').map(|folder| Path::new(folder).join(tool)).find(|file| fs::is_program(file));
+    let Some(file) = found else {
+        return Check::failed(
             tool,
-            "is in no folder of PATH",
+            "no folder of PATH has such a program",
             "install it (README, 'Providers', names the packages), or add its folder to PATH",
-        ),
+        );
+    };
+    for flag in ["--version", "-V"] {
+        if let Ok(version) = told_version(world, &file.display().to_string(), flag).await {
+            return Check::ok(tool, format!("{version} ({})", file.display()));
+        }
     }
+    Check::ok(tool, format!("{}, which tells no version", file.display()))
 }
 
 /// Asks the API for anything at all, and compares the clocks.
-async fn reach(world: &World, entry: &'static Entry, config: &Value, link: Link) -> Vec<Check> {
-    let address = endpoint(world, entry.name, config["endpoint"].as_str(), entry.endpoint);
+async fn reach(world: &World, entry: &'static Entry, address: &str, link: Link) -> Vec<Check> {
     let wire = match link.open(world, entry.name) {
         Ok(wire) => wire,
         Err(error) => return vec![of_error("reachability", error)],
     };
     let began = Instant::now();
-    let answer = timeout(REACH, wire.send(&Request::get(&address))).await;
+    let answer = timeout(REACH, wire.send(&Request::get(address))).await;
     let mend = "check name resolution, the proxy variables, the certificates and the provider's status page";
     match answer {
         Err(_) => {
@@ -268,22 +298,37 @@ fn clock(here: Timestamp, there: Option<Timestamp>) -> Check {
     )
 }
 
-/// Says by which variable credentials are found, never what they are; `None` where a provider needs none.
-fn credentials(entry: &Entry, found: Option<&Found>) -> Option<Check> {
-    let first = entry.credentials.first()?;
+/// Returns a file in which the vendor's own tools keep credentials, if there is one.
+fn file_of(world: &World, entry: &Entry) -> Option<PathBuf> {
+    (entry.files)(world).into_iter().find(|file| fs::exists(file))
+}
+
+/// Says where credentials are found, never what they are; `None` where a provider needs none.
+fn credentials(world: &World, entry: &Entry, found: Option<&Found>) -> Option<Check> {
+    entry.credentials.first()?;
     Some(match found {
         Some(Found::Environment(variable)) => Check::ok("credentials", format!("{variable} is set")),
+        Some(Found::Spec(key)) => Check::ok("credentials", format!("the spec's `{key}` names them")),
         Some(Found::Keyring(variable)) => Check::ok("credentials", format!("{variable} is in the keyring")),
-        None => Check::warning(
-            "credentials",
-            format!("none of {} is set or in the keyring", entry.credentials.join(", ")),
-            format!("set {first}, or `lane login {}`", entry.name),
-        ),
+        None => match file_of(world, entry) {
+            Some(file) => Check::ok("credentials", format!("{} is there", file.display())),
+            None => {
+                let mut ways = vec![format!("set {}", login::variables(entry))];
+                ways.extend((!entry.sign_in.is_empty()).then(|| format!("run `{}`", entry.sign_in)));
+                ways.extend((!entry.kept.is_empty()).then(|| format!("run `lane login {}`", entry.name)));
+                let nothing = "nothing is set in the environment, kept in the keyring, or in a file of the vendor's tools";
+                Check::warning("credentials", nothing, ways.join(", or "))
+            }
+        },
     })
 }
 
 /// Proves the credentials by asking who they belong to; returns too where they were found.
-async fn whoami(entry: &'static Entry, provider: &dyn Provider) -> Result<(Check, String), Check> {
+async fn whoami(
+    entry: &'static Entry,
+    provider: &dyn Provider,
+    found: Option<&Found>,
+) -> Result<(Check, String), Check> {
     match timeout(ASK, provider.whoami()).await {
         Ok(Ok(account)) => {
             let project = account.project.map(|project| format!(" in {project}")).unwrap_or_default();
@@ -292,6 +337,14 @@ async fn whoami(entry: &'static Entry, provider: &dyn Provider) -> Result<(Check
         // The trait's own answer, not this provider's: nobody has taught lane to ask.
         Ok(Err(ProviderError::Unavailable { provider, message, remedy })) if provider != entry.name => {
             Err(Check::warning("whoami", message, remedy))
+        }
+        Ok(Err(error @ ProviderError::Auth { .. })) => {
+            let mend = match found {
+                Some(Found::Keyring(_)) => login::start_over(entry),
+                _ if entry.sign_in.is_empty() => format!("set {} anew", login::variables(entry)),
+                _ => format!("run `{}`, or set {} anew", entry.sign_in, login::variables(entry)),
+            };
+            Err(Check::failed("whoami", error.to_string(), mend))
         }
         Ok(Err(error)) => Err(of_error("whoami", error)),
         Err(_) => {
@@ -360,7 +413,6 @@ fn text(checks: &[Check], colour: bool) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::path::PathBuf;
     use std::sync::Arc;
 
     use async_trait::async_trait;
@@ -430,7 +482,7 @@ mod tests {
             ]
         );
         let shown = text(&checks, false);
-        assert!(shown.contains("CLOUDSDK_AUTH_ACCESS_TOKEN is set") && shown.contains("a@b in p"), "{shown}");
+        assert!(shown.contains("CLOUDSDK_AUTH_ACCESS_TOKEN\n") && shown.contains("a@b in p"), "{shown}");
         assert!(!shown.contains("hunter2"), "{shown}");
         let refused = Response { status: 401, body: b"{}".to_vec(), ..answer };
         let checks = examine(&set, gcp, &json!({"project": "p"}), says(Some(Ok(refused)))).await;
@@ -454,14 +506,53 @@ mod tests {
         assert!(checks[0].detail.ends_with("dns error") && checks[0].mend.is_some(), "{checks:?}");
     }
 
-    #[test]
-    fn a_tool_is_looked_for_in_path() {
+    #[tokio::test]
+    async fn a_tool_is_looked_for_in_path_and_may_be_run_and_tells_its_version() {
+        use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
-        let path = format!("/nowhere:{}", folder.path().display());
-        let set = world(&[("PATH", &path)]);
-        assert_eq!(installed(&set, "nft").state, State::Failed);
-        fs::write_atomic(&folder.path().join("nft"), b"", fs::Mode::Public).unwrap();
-        assert_eq!(installed(&set, "nft").state, State::Ok);
+        let path = format!("/nowhere:{}:/usr/bin:/bin", folder.path().display());
+        let (set, file) = (world(&[("PATH", &path)]), folder.path().join("lane-test-tool"));
+        fs::write_atomic(&file, b"#!/bin/sh\n[ \"$1\" = -V ] && echo tool 7.1\n", fs::Mode::Public).unwrap();
+        let check = installed(&set, "lane-test-tool").await;
+        assert_eq!(check.state, State::Failed, "nobody may run it: {check:?}");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let check = installed(&set, "lane-test-tool").await;
+        assert!(check.state == State::Ok && check.detail.starts_with("tool 7.1 ("), "{check:?}");
+    }
+
+    #[tokio::test]
+    async fn the_address_of_another_endpoint_or_region_is_the_one_that_is_asked() {
+        let aws = provider::by_name("aws").unwrap();
+        let asked = async |variables: &[(&str, &str)], config: Value| {
+            let lost = says(Some(Err(WireError::NotSent("refused".to_owned()))));
+            examine(&world(variables), aws, &config, lost).await[0].detail.clone()
+        };
+        let here = [("AWS_ENDPOINT_URL_EC2", "http://127.0.0.1:1"), ("THERE", "eu-west-1")];
+        assert_eq!(asked(&here, json!({})).await, "http://127.0.0.1:1: refused");
+        let region = asked(&here[1..], json!({"region": "${env:THERE}"})).await;
+        assert_eq!(region, "https://ec2.eu-west-1.amazonaws.com: refused");
+        let missing = asked(&[], json!({"region": "${env:THERE}"})).await;
+        assert!(missing.contains("`THERE` is not set"), "{missing}");
+    }
+
+    #[test]
+    fn whoever_signed_in_with_the_vendors_tools_is_a_user_too() {
+        let home = tempfile::tempdir().unwrap();
+        let at = home.path().display().to_string();
+        let files = [
+            ("aws", ".aws/config", ("HOME", at.clone())),
+            ("azure", ".azure/msal_token_cache.json", ("HOME", at.clone())),
+            ("gcp", "sdk/application_default_credentials.json", ("CLOUDSDK_CONFIG", format!("{at}/sdk"))),
+        ];
+        for (name, file, (variable, value)) in files {
+            let (entry, set) = (provider::by_name(name).unwrap(), world(&[(variable, &value)]));
+            assert_eq!(file_of(&set, entry), None, "{name}");
+            let file = home.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write_atomic(&file, b"{}", fs::Mode::Private).unwrap();
+            assert_eq!(file_of(&set, entry), Some(file), "{name}");
+            assert_eq!(credentials(&set, entry, None).unwrap().state, State::Ok, "{name}");
+        }
     }
 
     #[test]

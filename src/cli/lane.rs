@@ -147,7 +147,7 @@ pub(super) fn connect_over(
     link: Link,
 ) -> Result<(Arc<dyn Provider>, Option<Found>), Failure> {
     let config = spec::resolve_env_json(world, config)?;
-    let (world, found) = login::fill(world, entry, Keyring::open);
+    let (world, found) = login::fill(world, entry, &config, Keyring::open);
     let connected = (entry.connect)(&world, &config, link)?;
     Ok((Arc::from(connected), found))
 }

@@ -5,10 +5,10 @@ use serde_json::json;
 
 use super::inventory::KeyArgs;
 use super::lane::{connect_over, entry_of};
-use super::login::Found;
+use super::login::{Found, start_over};
 use super::{Context, Format};
 use crate::error::Failure;
-use crate::provider::{Account, Link};
+use crate::provider::{Account, Link, ProviderError};
 use crate::report::reason::printable_lines;
 
 /// Ask a provider who you are, by one cheap request; shows where the credentials were found, never what they are.
@@ -27,7 +27,11 @@ pub(super) struct WhoamiArgs {
 pub(super) async fn run(context: &Context, args: &WhoamiArgs) -> Result<u8, Failure> {
     let entry = entry_of(&args.provider)?;
     let (provider, found) = connect_over(&context.world, entry, &args.keys.config(), Link::Network)?;
-    let account = provider.whoami().await?;
+    let account = provider.whoami().await.map_err(|error| {
+        let kept = matches!((&error, &found), (ProviderError::Auth { .. }, Some(Found::Keyring(_))));
+        let failure = Failure::from(error);
+        if kept { failure.hint(start_over(entry)) } else { failure }
+    })?;
     let text = match args.format {
         Format::Json => {
             let json = json!({
@@ -59,7 +63,7 @@ mod tests {
 
     use super::*;
     use crate::emulators;
-    use crate::provider::{self, ProviderError};
+    use crate::provider;
     use crate::world::{SystemClock, World};
 
     fn world(variables: &[(&str, &str)]) -> World {

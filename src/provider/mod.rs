@@ -10,6 +10,7 @@ mod registry;
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -540,12 +541,22 @@ pub struct Entry {
     pub name: &'static str,
     /// One line for help and docs.
     pub about: &'static str,
-    /// Variables that hold credentials, in the order in which they are tried; their values are redacted everywhere.
+    /// Variables whose values are secret, in the order in which they are tried; they are redacted everywhere.
     pub credentials: &'static [&'static str],
+    /// Variables that `lane login` asks for; only all of them together are credentials.
+    pub kept: &'static [&'static str],
+    /// Variables that `lane login` keeps beside those, where the user has them.
+    pub kept_beside: &'static [&'static str],
+    /// Variables, and keys of its own in a spec, that say by which other way credentials come: the keyring is not asked then.
+    pub stands_for_itself: &'static [&'static str],
+    /// The vendor's own way to sign in, as a command; empty where there is none.
+    pub sign_in: &'static str,
+    /// Files in which the vendor's own tools keep credentials; any of them marks a user of this provider.
+    pub files: fn(&World) -> Vec<PathBuf>,
     /// Programs that making hosts takes on this machine.
     pub tools: &'static [&'static str],
-    /// Base address of the API, to see whether it is reached; empty where there is none.
-    pub endpoint: &'static str,
+    /// Base address of the API by the environment and the provider's own keys; empty where there is none.
+    pub endpoint: fn(&World, &serde_json::Value) -> String,
     /// Taken when the spec names none.
     pub default_sku: Sku,
     /// Taken when the spec names none.
@@ -615,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn every_default_host_has_one_price_or_none_and_every_price_a_date() {
+    fn every_default_host_but_one_has_a_price_and_every_price_a_date() {
         for entry in entries() {
             for (number, row) in entry.prices.iter().enumerate() {
                 let same = |other: &&Listed| other.sku == row.sku && other.region == row.region;
@@ -624,6 +635,10 @@ mod tests {
                 assert!(dated && row.currency.len() == 3, "{}: {row:?}", entry.name);
             }
         }
+        // No list of Latitude's tells its price: `max_spend` needs `price` in the spec there.
+        let unpriced =
+            entries().iter().filter(|entry| entry.price(&entry.default_sku, &entry.default_region).is_none());
+        assert_eq!(unpriced.map(|entry| entry.name).collect::<Vec<_>>(), ["latitude"]);
         let zone = Region::new("us-central1-f");
         let price = by_name("gcp").and_then(|entry| entry.price(&Sku::new("n2-standard-4"), &zone));
         assert_eq!(price.map(|price| price.per_hour.micros), Some(194_236));
@@ -634,6 +649,8 @@ mod tests {
         for entry in entries() {
             assert_eq!(by_name(entry.name).map(|found| found.name), Some(entry.name));
             assert!(!entry.about.is_empty() && entry.user_data_limit >= 16_384, "{}", entry.name);
+            let secret = |variable: &&&str| entry.credentials.contains(*variable);
+            assert_eq!(entry.kept.is_empty(), !entry.kept.iter().any(|kept| secret(&kept)), "{}", entry.name);
             let keys = entry.init_keys;
             assert!(
                 keys().is_empty() || keys().ends_with('\n'),

@@ -123,6 +123,12 @@ pub fn exists(path: &Path) -> bool {
     path.exists()
 }
 
+/// Tells whether a file is there that somebody may run.
+pub fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+}
+
 /// Makes a folder and its parents, readable by the owner alone.
 pub fn create_dir_private(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;

@@ -249,7 +249,7 @@ fn without_a_keyring_login_names_the_variables_to_set() {
     let (code, said) = login(&["login", "hetzner"], "hunter2\n");
     assert!(code == Some(64) && said.contains("--stdin HCLOUD_TOKEN"), "{said}");
     let (code, said) = login(&["login", "hetzner", "--stdin", "AWS_SECRET_ACCESS_KEY"], "hunter2\n");
-    assert!(code == Some(64) && said.contains("it has HCLOUD_TOKEN"), "{said}");
+    assert!(code == Some(64) && said.contains("it keeps HCLOUD_TOKEN"), "{said}");
     let (code, said) = login(&["login", "nspawn"], "");
     assert!(code == Some(64) && said.contains("needs no credentials"), "{said}");
     let (code, said) = login(&["logout", "hetzner"], "");

@@ -4,6 +4,7 @@
 //! The instance terminates when it powers itself off, so the host's own lease timer stops the bill.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -73,8 +74,31 @@ pub(crate) static ENTRY: Entry = Entry {
     name: NAME,
     about: "Amazon EC2; KVM on metal types, and nested on some virtual ones",
     credentials: &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"],
+    kept: &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"],
+    kept_beside: &["AWS_SESSION_TOKEN"],
+    stands_for_itself: &[
+        "AWS_PROFILE",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "profile",
+    ],
+    sign_in: "aws sso login",
+    files: |world| {
+        let named =
+            |variable, file| world.var(variable).map_or_else(|| world.home().join(file), PathBuf::from);
+        vec![
+            named("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"),
+            named("AWS_CONFIG_FILE", ".aws/config"),
+        ]
+    },
     tools: &[],
-    endpoint: "https://ec2.us-east-1.amazonaws.com",
+    endpoint: |world, keys| {
+        let region = keys["region"].as_str().unwrap_or(ENTRY.default_region.as_str());
+        Some(elsewhere(world, keys["endpoint"].as_str()))
+            .filter(|address| !address.is_empty())
+            .unwrap_or_else(|| vendor("ec2", region))
+    },
     default_sku: Sku::fixed("c5.metal"),
     default_region: Region::fixed("us-east-1"),
     default_image: "ubuntu-24.04",
@@ -90,6 +114,15 @@ pub(crate) static ENTRY: Entry = Entry {
     prices: PRICES,
     connect,
 };
+
+/// Returns what stands in for Amazon's own address, by the environment or a spec's `endpoint`; empty where nothing does.
+fn elsewhere(world: &World, written: Option<&str>) -> String {
+    let configured = ["AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL"].iter().find_map(|name| world.var(name));
+    let ignored = world
+        .var("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
+        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    http::endpoint(world, NAME, configured.filter(|_| !ignored).or(written), "")
+}
 
 fn family(sku: &Sku) -> &str {
     sku.as_str().split('.').next().unwrap_or_default()
@@ -127,12 +160,7 @@ static PRICES: &[Listed] = &[
 
 fn connect(world: &World, keys: &Value, link: Link) -> Result<Box<dyn Provider>, ProviderError> {
     let config: Config = config(NAME, keys)?;
-    let configured = ["AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL"].iter().find_map(|name| world.var(name));
-    let ignored = world
-        .var("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
-        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    let written = configured.filter(|_| !ignored).or(config.endpoint.as_deref());
-    let endpoint = http::endpoint(world, NAME, written, "");
+    let endpoint = elsewhere(world, config.endpoint.as_deref());
     let wire = link.open(world, NAME)?;
     let region = config.region.clone().unwrap_or_else(|| ENTRY.default_region.to_string());
     let chain = Chain {

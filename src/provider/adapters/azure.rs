@@ -3,6 +3,7 @@
 //! A lane is one resource group with all that the host needs in it, so that one deletion takes everything. Nothing in the
 //! cloud ends a host by itself: one that powers itself off is billed on, so the sweep is the only ring of the lease.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,9 +102,31 @@ struct Config {
 pub(crate) static ENTRY: Entry = Entry {
     name: NAME,
     about: "Microsoft Azure; KVM by nested virtualisation",
-    credentials: &["AZURE_CLIENT_SECRET", "ARM_CLIENT_SECRET"],
+    credentials: &[
+        "AZURE_CLIENT_SECRET",
+        "ARM_CLIENT_SECRET",
+        "ARM_OIDC_TOKEN",
+        "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+        "IDENTITY_HEADER",
+    ],
+    kept: &["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"],
+    kept_beside: &[],
+    stands_for_itself: &[
+        "AZURE_FEDERATED_TOKEN_FILE",
+        "AZURE_TENANT_ID",
+        "AZURE_CLIENT_ID",
+        "ARM_TENANT_ID",
+        "ARM_CLIENT_ID",
+    ],
+    sign_in: "az login",
+    files: |world| {
+        let folder = world.var("AZURE_CONFIG_DIR").map_or_else(|| world.home().join(".azure"), PathBuf::from);
+        ["msal_token_cache.json", "msal_token_cache.bin", "azureProfile.json"]
+            .map(|name| folder.join(name))
+            .to_vec()
+    },
     tools: &[],
-    endpoint: "https://management.azure.com",
+    endpoint: |world, keys| http::endpoint(world, NAME, keys["endpoint"].as_str(), VENDOR),
     default_sku: Sku::fixed("Standard_D4s_v3"),
     default_region: Region::fixed("eastus"),
     default_image: "ubuntu-24.04",

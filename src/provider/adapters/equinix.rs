@@ -24,8 +24,20 @@ pub(crate) static ENTRY: Entry = Entry {
     name: "equinix",
     about: "Equinix Metal",
     credentials: &["METAL_AUTH_TOKEN", "PACKET_AUTH_TOKEN"],
+    kept: &["METAL_AUTH_TOKEN"],
+    kept_beside: &[],
+    stands_for_itself: &[],
+    sign_in: "",
+    files: |_| vec![],
     tools: &[],
-    endpoint: "https://api.equinix.com/metal/v1",
+    endpoint: |world, keys| {
+        crate::provider::http::endpoint(
+            world,
+            "equinix",
+            keys["endpoint"].as_str(),
+            "https://api.equinix.com/metal/v1",
+        )
+    },
     default_sku: Sku::fixed("c3.small.x86"),
     default_region: Region::fixed("da"),
     default_image: "ubuntu-24.04",

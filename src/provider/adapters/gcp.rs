@@ -86,13 +86,18 @@ struct Config {
 pub(crate) static ENTRY: Entry = Entry {
     name: NAME,
     about: "Google Compute Engine; KVM by nested virtualisation",
-    credentials: &[
-        "CLOUDSDK_AUTH_ACCESS_TOKEN",
-        "GOOGLE_OAUTH_ACCESS_TOKEN",
-        "GOOGLE_APPLICATION_CREDENTIALS",
-    ],
+    credentials: &["CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN"],
+    kept: &[],
+    kept_beside: &[],
+    stands_for_itself: &["GOOGLE_APPLICATION_CREDENTIALS"],
+    sign_in: "gcloud auth application-default login",
+    files: |world| {
+        let folder =
+            world.var("CLOUDSDK_CONFIG").map_or_else(|| world.home().join(".config/gcloud"), PathBuf::from);
+        vec![folder.join("application_default_credentials.json")]
+    },
     tools: &[],
-    endpoint: VENDOR,
+    endpoint: |world, keys| http::endpoint(world, NAME, keys["endpoint"].as_str(), VENDOR),
     default_sku: Sku::fixed("n2-standard-4"),
     default_region: Region::fixed("us-central1-a"),
     default_image: "ubuntu-24.04",

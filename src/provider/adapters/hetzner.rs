@@ -22,8 +22,20 @@ pub(crate) static ENTRY: Entry = Entry {
     name: "hetzner",
     about: "Hetzner Cloud; no KVM on any type",
     credentials: &["HCLOUD_TOKEN"],
+    kept: &["HCLOUD_TOKEN"],
+    kept_beside: &[],
+    stands_for_itself: &[],
+    sign_in: "",
+    files: |_| vec![],
     tools: &[],
-    endpoint: "https://api.hetzner.cloud/v1",
+    endpoint: |world, keys| {
+        crate::provider::http::endpoint(
+            world,
+            "hetzner",
+            keys["endpoint"].as_str(),
+            "https://api.hetzner.cloud/v1",
+        )
+    },
     default_sku: Sku::fixed("cpx51"),
     default_region: Region::fixed("ash"),
     default_image: "ubuntu-24.04",

@@ -24,8 +24,20 @@ pub(crate) static ENTRY: Entry = Entry {
     name: "latitude",
     about: "Latitude.sh bare metal",
     credentials: &["LATITUDESH_AUTH_TOKEN", "LATITUDESH_BEARER"],
+    kept: &["LATITUDESH_AUTH_TOKEN"],
+    kept_beside: &[],
+    stands_for_itself: &[],
+    sign_in: "",
+    files: |_| vec![],
     tools: &[],
-    endpoint: "https://api.latitude.sh",
+    endpoint: |world, keys| {
+        crate::provider::http::endpoint(
+            world,
+            "latitude",
+            keys["endpoint"].as_str(),
+            "https://api.latitude.sh",
+        )
+    },
     default_sku: Sku::fixed("c3-small-x86"),
     default_region: Region::fixed("ASH"),
     default_image: "ubuntu-24.04",

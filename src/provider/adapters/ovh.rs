@@ -26,8 +26,15 @@ pub(crate) static ENTRY: Entry = Entry {
     name: "ovh",
     about: "OVH Public Cloud; KVM on Metal instances",
     credentials: &["OVH_APPLICATION_SECRET", "OVH_CONSUMER_KEY", "OVH_APPLICATION_KEY"],
+    kept: &["OVH_APPLICATION_KEY", "OVH_APPLICATION_SECRET", "OVH_CONSUMER_KEY"],
+    kept_beside: &[],
+    stands_for_itself: &[],
+    sign_in: "",
+    files: |_| vec![],
     tools: &[],
-    endpoint: "https://eu.api.ovh.com/1.0",
+    endpoint: |world, keys| {
+        crate::provider::http::endpoint(world, "ovh", keys["endpoint"].as_str(), "https://eu.api.ovh.com/1.0")
+    },
     default_sku: Sku::fixed("bm-s1"),
     default_region: Region::fixed("GRA11"),
     default_image: "ubuntu-24.04",

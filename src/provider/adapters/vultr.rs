@@ -22,8 +22,15 @@ pub(crate) static ENTRY: Entry = Entry {
     name: "vultr",
     about: "Vultr bare metal",
     credentials: &["VULTR_API_KEY"],
+    kept: &["VULTR_API_KEY"],
+    kept_beside: &[],
+    stands_for_itself: &[],
+    sign_in: "",
+    files: |_| vec![],
     tools: &[],
-    endpoint: "https://api.vultr.com/v2",
+    endpoint: |world, keys| {
+        crate::provider::http::endpoint(world, "vultr", keys["endpoint"].as_str(), "https://api.vultr.com/v2")
+    },
     default_sku: Sku::fixed("vbm-4c-32gb"),
     default_region: Region::fixed("ewr"),
     default_image: "ubuntu-24.04",
