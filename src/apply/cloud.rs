@@ -471,6 +471,7 @@ mod tests {
     use super::*;
     use crate::apply::steps;
     use crate::apply::steps::testing::{Bench, CreateFault, ENTRY, FakeCloud, fingerprint};
+    use crate::apply::sweep::{self, Choice, Left, Sweep};
     use crate::plan::{Action, Work};
     use crate::provider::Lineage;
 
@@ -498,6 +499,75 @@ mod tests {
         };
         let ended = EndedOnly { began: world.now(), recorded: None };
         cloud.take_down_unless(label, None, LIMIT, Some(&ended)).await
+    }
+
+    /// Looks for what is expired and takes it down, from a machine without state.
+    async fn really_sweep(bench: &Bench) -> Result<(), Left> {
+        let (abort, world) = (CancellationToken::new(), &bench.run.world);
+        let cloud = || Cloud {
+            provider: &bench.cloud,
+            entry: &ENTRY,
+            world,
+            spec: None,
+            abort: &abort,
+            note: Box::new(|_| {}),
+        };
+        let lost = |error: StepError| Left::MayCost(error.to_string());
+        let found = sweep::look(&cloud(), &sweep::Lanes::new()).await.map_err(lost)?;
+        let receipts = bench.run.session.dir().path().join("sweeps");
+        for thing in found.iter().filter(|thing| Choice::Expired.selects(thing, world.now())) {
+            let sweep = Sweep {
+                cloud: cloud(),
+                choice: &Choice::Expired,
+                began: world.now(),
+                receipts: &receipts,
+                limit: LIMIT * 5,
+            };
+            sweep.take_down(thing).await?;
+        }
+        Ok(())
+    }
+
+    fn part(host: &str, created_at: Option<&str>, expires_at: Option<&str>) -> Residue {
+        Residue {
+            kind: "disk".to_owned(),
+            id: "d1".to_owned(),
+            detail: "50 GB".to_owned(),
+            host: HostId::new(host),
+            label: None,
+            created_at: created_at.map(|at| at.parse().unwrap()),
+            expires_at: expires_at.map(|at| at.parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn remains_are_over_with_their_lease_or_a_day_after_they_were_made() {
+        let now: Timestamp = "2026-05-06T12:00:00Z".parse().unwrap();
+        let ended = EndedOnly { began: now, recorded: None };
+        let goes = |parts: &[Residue]| !ended.spares_rest(&HostId::fixed("h"), parts, now);
+        let (old, young) = ("2026-05-05T12:00:00Z", "2026-05-05T12:00:01Z");
+        assert!(goes(&[part("h", None, Some(PAST))]) && !goes(&[part("h", Some(old), Some(FUTURE))]));
+        assert!(goes(&[part("h", Some(old), None)]) && !goes(&[part("h", Some(young), None)]));
+        assert!(!goes(&[part("h", None, None)]));
+        let over = part("h", Some(old), Some(young));
+        assert!(goes(&[over.clone(), part("h", None, None)]));
+        assert!(!goes(&[over, part("h", Some(PAST), None)]), "it is of a host that is being made");
+        let recorded = Some((HostId::fixed("h"), FUTURE.parse().unwrap()));
+        let ended = EndedOnly { began: now, recorded };
+        assert!(ended.spares_rest(&HostId::fixed("h"), &[part("h", None, Some(PAST))], now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn remains_of_a_host_that_is_back_are_left_alone() {
+        let bench = Bench::new();
+        let id = put(&bench.cloud, &bench.label(), Some(FUTURE));
+        bench.cloud.with(|state| state.residue.push(part(id.as_str(), None, Some(PAST))));
+        let abort = CancellationToken::new();
+        let world = &bench.run.world;
+        let note = Box::new(|_| {});
+        let cloud = Cloud { provider: &bench.cloud, entry: &ENTRY, world, spec: None, abort: &abort, note };
+        assert!(cloud.clear(&id, LIMIT, None).await.unwrap().is_none());
+        assert!(bench.cloud.with(|state| state.destroyed.is_empty()));
     }
 
     fn paused() -> tokio::runtime::Runtime {
@@ -549,10 +619,12 @@ mod tests {
             linger in 0_u64..15_000,
             lag in 0_u64..10_000,
             lost in any::<bool>(),
+            parts_first in prop::option::of(0_u64..40_000),
         ) {
             paused().block_on(async {
                 let millis = Duration::from_millis;
                 let bench = Bench::new();
+                bench.cloud.with(|state| state.parts_first = parts_first.map(millis));
                 let old = put(&bench.cloud, &bench.label(), Some(PAST));
                 bench.cloud.change_host(&old, |host| host.fingerprint = Some(fingerprint("older")));
                 bench.cloud.with(|state| {
@@ -561,7 +633,7 @@ mod tests {
                 });
                 let one = async |start: u64| {
                     tokio::time::sleep(millis(start)).await;
-                    sweep(&bench, &bench.label()).await
+                    really_sweep(&bench).await
                 };
                 let apply = async {
                     tokio::time::sleep(millis(starts[2])).await;
@@ -570,6 +642,9 @@ mod tests {
                 let (first, second, applied) = tokio::join!(one(starts[0]), one(starts[1]), apply);
                 prop_assert!(applied.is_ok(), "{:?}", applied);
                 prop_assert!(first.is_ok() && second.is_ok(), "{:?} {:?}", first, second);
+                let parts = bench.cloud.with(|state| state.residue.len());
+                let made = usize::from(parts_first.is_some() && !lost);
+                prop_assert_eq!(parts, made, "the fresh host lost a part");
                 prop_assert_eq!(bench.cloud.with(|state| state.destroyed.clone()), [old]);
                 prop_assert_eq!(bench.cloud.alive().len(), 1);
                 Ok(())

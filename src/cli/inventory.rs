@@ -142,7 +142,9 @@ pub(super) struct Inventory {
 pub(super) async fn take(context: &Context, places: &[ProviderSpec]) -> Result<Inventory, Failure> {
     let (lanes, damaged) = sweep::lanes(known_lanes(context)?);
     // One damaged lane must not keep its neighbours' hosts out of sight.
-    damaged.into_iter().for_each(|error| context.ui.failure(&error.into()));
+    for error in damaged {
+        context.ui.failure(&error.into());
+    }
     let mut inventory = Inventory::default();
     for place in places {
         match ask(context, place, &lanes).await {

@@ -488,9 +488,9 @@ pub(super) mod tests {
     #[test]
     fn a_newer_form_is_refused_as_such_even_with_keys_that_nobody_knows() {
         let good = lines(&number(&[opened(3)])).concat();
-        for newer in ["\"format_version\":2", "\"format_version\":2,\"novelty\":[]"] {
+        for newer in ["\"format_version\":3", "\"format_version\":3,\"novelty\":[]"] {
             let text = good.replace("\"format_version\":1", newer);
-            assert!(matches!(read(&text), Err(StateError::NewerFormat { found: 2, known: 1, .. })), "{text}");
+            assert!(matches!(read(&text), Err(StateError::NewerFormat { found: 3, known: 2, .. })), "{text}");
         }
     }
 

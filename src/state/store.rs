@@ -897,10 +897,10 @@ pub(super) mod tests {
         assert!(with("hosts: []\n").0.contains("line 1 column 1"));
         assert!(with(&good.replace("\"demo\"", "\"prod\"")).0.contains("record of lane \"prod\""));
         let version =
-            |number: u32| good.replacen("\"format_version\": 1", &format!("\"format_version\": {number}"), 1);
+            |number: u32| good.replacen("\"format_version\": 2", &format!("\"format_version\": {number}"), 1);
         assert!(with(&version(0)).0.contains("no such format version as 0"));
-        let (newer, out) = with(&version(2).replacen('{', "{\"novelty\": 1,", 1));
-        assert!(newer.ends_with("state.json has format version 2; this lane knows up to 1"), "{newer}");
+        let (newer, out) = with(&version(3).replacen('{', "{\"novelty\": 1,", 1));
+        assert!(newer.ends_with("state.json has format version 3; this lane knows up to 2"), "{newer}");
         assert!(out.contains("version of lane that wrote it"));
         let (old, _) = with(&good.replacen("\"serial\": 2", "\"serial\": 1", 1));
         assert!(old.contains("its serial 1 is older than its journal, which continues 2"), "{old}");
