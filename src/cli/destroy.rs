@@ -4,14 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 
+use super::inventory::Place;
 use super::lane::{
     ExecuteArgs, Run, agree, connect, execute_with, find_lane, is_path, judge, look, recorded_spec,
 };
 use super::{Context, Format};
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, of_step};
 use crate::inputs::Inputs;
 use crate::plan::{self, Observed, ObservedHost};
+use crate::provider::{Label, Selector};
 use crate::report;
 use crate::spec::{self, ProviderSpec, Spec};
 use crate::state::{LaneDir, SharedSession, StateError};
@@ -42,6 +45,9 @@ pub(super) async fn run(context: &Context, args: &DestroyArgs) -> Result<u8, Fai
         return Ok(nothing(context, args.execute.format, "no lane has a host"));
     };
     if dir.load().map_err(unread)?.is_none() {
+        if let Some(spec) = &spec {
+            unrecorded(context, spec).await?;
+        }
         return Ok(nothing(
             context,
             args.execute.format,
@@ -58,6 +64,32 @@ fn unread(error: StateError) -> Failure {
         StateError::Locked { .. } => error.into(),
         other => Failure { kind: Kind::MayCost, ..other.into() },
     }
+}
+
+/// Without state nobody can say which host is this lane's; where something carries its name, a person has to.
+async fn unrecorded(context: &Context, spec: &Spec) -> Result<(), Failure> {
+    let (provider, entry) = connect(context, &spec.provider)?;
+    let (place, abort) = (Place { entry, provider }, CancellationToken::new());
+    let cloud = place.cloud(context, &abort);
+    let failed = |error| of_step(&error, error.to_string());
+    // In this order: a host that is made in between is listed as a host.
+    let residue = cloud.residue(&Selector::Owned).await.map_err(failed)?;
+    let hosts = cloud.find_owned().await.map_err(failed)?;
+    let is_named = |label: &Label| label.lane == spec.name.as_str();
+    let hosts = hosts.iter().filter(|host| is_named(&host.label)).map(|host| format!("host {}", host.id));
+    let parts = residue.iter().filter(|part| part.label.as_ref().is_some_and(is_named));
+    let found: Vec<String> = hosts.chain(parts.map(ToString::to_string)).collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "lane `{}` has no state here, and what carries its name may still cost money: {}",
+        spec.name,
+        found.join(", ")
+    );
+    Err(Failure::new(Kind::MayCost, message)
+        .hint(format!("`lane sweep {} --lane {}` takes it down", spec.source_map.path().display(), spec.name))
+        .hint("`lane state adopt` and `lane state repair` give a host its record back"))
 }
 
 fn nothing(context: &Context, format: Format, why: &str) -> u8 {

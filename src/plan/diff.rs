@@ -14,7 +14,7 @@ use super::{
     PlannedStep, Reason, Rings, SpecRef, StepId, StepSpec, Verb, Work,
 };
 use crate::inputs::{Inputs, Tree};
-use crate::provider::{Host, HostStatus, KvmSupport, Money, Price};
+use crate::provider::{Host, HostStatus, KvmSupport, Price};
 use crate::spec::{KvmNeed, LocalFile, Name, Spec};
 use crate::state::{HostRecord, Outcome, Record, StepRecord};
 
@@ -611,11 +611,20 @@ fn notes(input: &DiffInput<'_>, host: &HostFate, kept: Option<&HostRecord>) -> V
     if let Some(ended) = kept.map(|host| host.expires_at).filter(|end| *end <= input.now) {
         notes.push(format!("the lease ended at {ended}: anybody may take the host down"));
     }
-    if let (None, Some(price), Some(limit)) = (kept, &input.price, &spec.lease.max_spend) {
-        let worst: Money = price.per_hour.for_duration(spec.lease.ttl);
-        if worst.currency == limit.currency && worst.micros > limit.micros {
-            notes.push(format!("the lease may cost {worst}, more than max_spend {limit}: apply will refuse"));
-        }
+    if let (None, Some(limit)) = (kept, &spec.lease.max_spend) {
+        let worst = input.price.as_ref().map(|price| price.per_hour.for_duration(spec.lease.ttl));
+        notes.extend(match worst {
+            None => {
+                Some(format!("no price is known, so nobody can keep max_spend {limit}: apply will refuse"))
+            }
+            Some(worst) if worst.currency != limit.currency => {
+                Some(format!("the lease may cost {worst}, max_spend is {limit}: apply will refuse"))
+            }
+            Some(worst) if worst.micros > limit.micros => {
+                Some(format!("the lease may cost {worst}, more than max_spend {limit}: apply will refuse"))
+            }
+            Some(_) => None,
+        });
     }
     notes
 }
@@ -1194,7 +1203,7 @@ mod tests {
         assert_eq!(plan.cost.worst_case.as_deref(), Some("0.00 USD"));
         assert!(plan.notes.iter().any(|note| note.starts_with("the lease ended")));
         let mut fresh = Scene::fresh();
-        fresh.spec.lease.max_spend = Some(Money { micros: 300_000, currency: "USD".to_owned() });
+        fresh.spec.lease.max_spend = Some(crate::provider::Money { micros: 300_000, currency: "USD".to_owned() });
         assert!(fresh.plan().notes.iter().any(|note| note.contains("apply will refuse")));
     }
 

@@ -34,6 +34,11 @@ fn real_host_without_state_is_seen_and_swept_by_its_labels_alone() {
     assert_eq!((seen.len(), &seen[0]["recorded"], &seen[0]["expired"]), (1, &false.into(), &false.into()));
     assert!(lab.run(&["list", "--cloud", lab.spec_arg()]).exits(0).stdout.contains(&lineage8));
 
+    // Nobody can say whose it is any more, so that it costs money is said, and nothing goes.
+    let ran = lab.run(&["destroy", lab.spec_arg(), "-y"]).exits(7);
+    assert!(ran.stderr.contains("no state here") && ran.stderr.contains("lane sweep"), "{}", ran.stderr);
+    assert_eq!(Lab::containers(&lineage8), 1);
+
     // Nothing goes without a choice, without a yes, by a dry run, or before its lease is over.
     assert!(lab.run(&["sweep", "nspawn", "-y"]).exits(64).stderr.contains("--expired"));
     lab.run(&["sweep", "nspawn", "--lane", &lab.lane]).exits(64);

@@ -14,7 +14,7 @@ use super::host::{Backoff, RETRIES};
 use super::{StepContext, StepError, StepOutcome};
 use crate::apply::cloud::{check_scope, may_cost_of};
 use crate::plan::{Action, Digest, Fingerprint, Work};
-use crate::provider::{ClientToken, CreateRequest, Host, HostId, HostStatus, Money, ProviderError};
+use crate::provider::{ClientToken, CreateRequest, Host, HostId, HostStatus, ProviderError, Selector};
 use crate::spec::{self, AllowFrom, Spec};
 use crate::state::{HostRecord, JournalEvent, Record};
 use crate::transport::LaneKeys;
@@ -74,10 +74,19 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
                 }
             }
         }
-        if let Some(id) = context.run.session.record().host.and_then(|host| host.id) {
+        match context.run.session.record().host {
             // A host that a person deleted often leaves a disk or an address behind, and that is billed.
-            context.note(format!("host {id} is not listed any more; what is left of it goes first"));
-            take_down(context).await?;
+            Some(HostRecord { id: Some(id), .. }) => {
+                context.note(format!("host {id} is not listed any more; what is left of it goes first"));
+                take_down(context).await?;
+            }
+            // So does a create that was cut short; what it made for another spec would stand in the way.
+            Some(host) if host.fingerprint != context.step.fingerprint => {
+                context
+                    .note("an earlier create was for another spec; what is left of it goes first".to_owned());
+                take_down(context).await?;
+            }
+            _ => {}
         }
         if context.run.stopping.is_cancelled() {
             return Err(StepError::Stopped);
@@ -108,7 +117,10 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
                 }
                 context.pause(backoff.next()).await?;
             }
-            Err(error) => return Err(error.into()),
+            Err(error @ (ProviderError::Ambiguous { .. } | ProviderError::Transient { .. })) => {
+                return Err(error.into());
+            }
+            Err(error) => return Err(refused(context, error).await),
         }
     }
     let host = wait_for_address(context).await?;
@@ -118,6 +130,22 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
         facts.insert("image_id".to_owned(), id);
     }
     Ok(StepOutcome { summary, facts })
+}
+
+/// Takes away what a create made before it was refused: an address, say, which is billed.
+async fn refused(context: &StepContext, error: ProviderError) -> StepError {
+    let label = context.run.session.record().label();
+    let left = match context.cloud().residue(&Selector::Label(label)).await {
+        Ok(left) if left.is_empty() => return error.into(),
+        Ok(left) => left.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        Err(_) => "nobody could say what".to_owned(),
+    };
+    context.note(format!("{error}; what was made before that goes again: {left}"));
+    match take_down(context).await {
+        Ok(_) => error.into(),
+        Err(StepError::MayCost(left)) => StepError::MayCost(format!("{left}; before that: {error}")),
+        Err(other) => other,
+    }
 }
 
 /// What a create is going to ask for, and what the record says of it.
@@ -351,13 +379,12 @@ async fn wait_for_address(context: &StepContext) -> Result<(HostId, std::net::Ip
 fn check_spend(context: &StepContext, spec: &Spec) -> Result<(), StepError> {
     let Some(limit) = &spec.lease.max_spend else { return Ok(()) };
     let Some(price) = spec::price(Some(spec), context.run.entry, &spec.sku, &spec.region) else {
-        context.note(format!(
-            "no price is known for {}, so max_spend is not checked (the spec's `price` can say it)",
-            spec.sku
-        ));
-        return Ok(());
+        return Err(StepError::Failed(format!(
+            "max_spend is {limit}, and no price is known for {} in {}: write what an hour costs into the spec, as `price: 0.25 USD`",
+            spec.sku, spec.region
+        )));
     };
-    let worst = cost(&price.per_hour, spec.lease.ttl);
+    let worst = price.per_hour.for_duration(spec.lease.ttl);
     if worst.currency != limit.currency {
         return Err(StepError::Failed(format!(
             "max_spend is {limit}, and {} is priced in {}: they cannot be compared",
@@ -373,18 +400,13 @@ fn check_spend(context: &StepContext, spec: &Spec) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Returns what a time costs, rounded up to a millionth.
-pub(super) fn cost(per_hour: &Money, time: Duration) -> Money {
-    let micros = (u128::from(per_hour.micros) * time.as_millis()).div_ceil(3_600_000);
-    Money { micros: u64::try_from(micros).unwrap_or(u64::MAX), currency: per_hour.currency.clone() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Bench, CreateFault, LAG, fingerprint};
     use super::*;
     use crate::plan::Work;
     use crate::provider::Label;
+    use crate::provider::Money;
 
     async fn provision(bench: &Bench) -> Result<StepOutcome, StepError> {
         run(&bench.context(Work::Provision, Action::Create)).await
@@ -575,5 +597,69 @@ mod tests {
         assert!(error.contains("up to 0.50 EUR") && error.contains("max_spend is 0.499999 EUR"), "{error}");
         bench.spec.lease.max_spend = Some(Money { micros: 500_000, currency: "EUR".to_owned() });
         provision(&bench).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_whose_price_nobody_knows_is_not_asked_for_under_a_limit() {
+        let mut bench = Bench::new();
+        bench.spec.sku = crate::provider::Sku::fixed("unlisted");
+        bench.spec.lease.max_spend = Some(Money { micros: 900_000_000, currency: "EUR".to_owned() });
+        let error = provision(&bench).await.unwrap_err().to_string();
+        assert!(error.contains("no price is known for unlisted") && error.contains("price: "), "{error}");
+        assert_eq!(bench.cloud.with(|state| state.creates.len()), 0);
+        bench.spec.lease.max_spend = None;
+        provision(&bench).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_create_made_before_it_was_refused_goes_again() {
+        let bench = Bench::new();
+        bench.cloud.with(|state| {
+            state.faults.push_back(CreateFault::Full);
+            state.parts_first = Some(Duration::ZERO);
+        });
+        let error = provision(&bench).await.unwrap_err();
+        assert!(matches!(error, StepError::Provider(ProviderError::Capacity { .. })), "{error}");
+        assert_eq!(bench.cloud.with(|state| state.residue.clone()), []);
+        assert!(bench.run.session.record().host.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_taken_away_after_a_refused_create_may_cost() {
+        let bench = Bench::new();
+        // Here it stays whatever is asked.
+        bench.cloud.with(|state| state.faults.push_back(CreateFault::Full));
+        let error = provision(&bench).await.unwrap_err();
+        assert!(matches!(&error, StepError::MayCost(why) if why.contains("address a1")), "{error}");
+        assert!(error.to_string().contains("try elsewhere"), "{error}");
+        assert!(bench.run.session.record().host.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_create_for_another_spec_left_goes_before_the_next() {
+        let bench = Bench::new();
+        bench.record_host(None, "older");
+        provision(&bench).await.unwrap();
+        let label = crate::provider::HostId::new(bench.label().to_string());
+        bench.cloud.with(|state| assert!(!state.destroyed.contains(&label)));
+        let bench = Bench::new();
+        bench.record_host(None, "older");
+        bench.cloud.with(|state| {
+            state.parts_first = Some(Duration::ZERO);
+            state.residue.push(crate::provider::Residue {
+                kind: "address".to_owned(),
+                id: "a0".to_owned(),
+                detail: "of an older create".to_owned(),
+                host: label.clone(),
+                label: None,
+                created_at: None,
+                expires_at: None,
+            });
+        });
+        provision(&bench).await.unwrap();
+        bench.cloud.with(|state| {
+            assert_eq!(state.destroyed, [label]);
+            assert_eq!(state.residue.iter().map(|part| part.id.as_str()).collect::<Vec<_>>(), ["a1"]);
+        });
     }
 }

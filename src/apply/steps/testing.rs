@@ -64,6 +64,8 @@ pub(in crate::apply) enum CreateFault {
     LostAfter,
     /// The cloud says: later.
     Later,
+    /// The cloud has no room, which it says after it made an address.
+    Full,
 }
 
 #[derive(Debug)]
@@ -95,6 +97,19 @@ pub(in crate::apply) struct CloudState {
     pub(in crate::apply) parts_first: Option<Duration>,
     /// Its `find` answers that the credentials are wrong.
     pub(in crate::apply) locked_out: bool,
+}
+
+/// What is made before a host is.
+fn part(request: &CreateRequest) -> Residue {
+    Residue {
+        kind: "address".to_owned(),
+        id: "a1".to_owned(),
+        detail: "of a host".to_owned(),
+        host: HostId::new(request.label.to_string()),
+        label: Some(request.label.clone()),
+        created_at: None,
+        expires_at: Some(request.expires_at),
+    }
 }
 
 /// A cloud with a memory, whose listing lags and whose answers get lost.
@@ -186,18 +201,13 @@ impl Provider for FakeCloud {
                 self.make(request, lag);
                 Err(lost())
             }
+            Some(CreateFault::Full) => {
+                self.with(|state| state.residue.push(part(request)));
+                Err(ProviderError::Capacity { provider: "fake", message: "try elsewhere".to_owned() })
+            }
             None => {
                 if let Some(time) = self.with(|state| state.parts_first) {
-                    let part = Residue {
-                        kind: "address".to_owned(),
-                        id: "a1".to_owned(),
-                        detail: "of a host".to_owned(),
-                        host: HostId::new(request.label.to_string()),
-                        label: Some(request.label.clone()),
-                        created_at: None,
-                        expires_at: Some(request.expires_at),
-                    };
-                    self.with(|state| state.residue.push(part));
+                    self.with(|state| state.residue.push(part(request)));
                     tokio::time::sleep(time).await;
                 }
                 Ok(self.make(request, lag))
