@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cloud::{Cloud, ENTRY, Weather};
-use super::disk::{SimDisk, Trouble};
+use super::disk::{Keeps, SimDisk, Trouble};
 use super::fate::Fate;
 use super::wire::Perilous;
 use crate::apply::event::EventSink;
@@ -22,7 +22,7 @@ use crate::apply::steps::RunContext;
 use crate::emulators::{self, Emulator};
 use crate::inputs::Inputs;
 use crate::plan::{self, Action, DiffError, DiffInput, Observed, Plan, Work};
-use crate::provider::{self, HostId, Link, Provider};
+use crate::provider::{self, Entry, HostId, Link, Provider};
 use crate::spec::Spec;
 use crate::state::{LaneDir, Record, SharedSession, StateError};
 use crate::world::fs::faults;
@@ -49,7 +49,7 @@ pub(super) struct Trial {
     /// The process dies right after the point whose name holds this.
     pub(super) dies_after: Option<&'static str>,
     /// And the machine under it loses its power.
-    pub(super) power: bool,
+    pub(super) power: Option<Keeps>,
     pub(super) disk: Option<Trouble>,
     pub(super) weather: Weather,
     /// Seconds after which the operator presses Ctrl-C.
@@ -90,10 +90,22 @@ impl std::fmt::Display for Ended {
     }
 }
 
+/// What is known of the process before.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Last {
+    /// How many points it passed.
+    pub(super) reached: u64,
+    /// What it was about to do when it died.
+    pub(super) words: Vec<String>,
+    /// In how many ways the disk could have kept what was pending then.
+    pub(super) ways: u64,
+}
+
 pub(super) struct Lane {
     pub(super) spec: Spec,
     pub(super) inputs: Inputs,
     pub(super) cloud: Cloud,
+    entry: &'static Entry,
     /// What the lane asks: the cloud itself, or an adapter that speaks to an emulator of its API over it.
     provider: Arc<dyn Provider>,
     pub(super) emulator: Option<Arc<dyn Emulator>>,
@@ -103,7 +115,7 @@ pub(super) struct Lane {
     /// How many edits and acts there were that can make a step run again.
     pub(super) disturbances: std::cell::Cell<u32>,
     disk: Rc<RefCell<SimDisk>>,
-    last: std::cell::RefCell<(u64, Vec<String>)>,
+    last: RefCell<Last>,
     _guard: faults::Guard,
     _folder: tempfile::TempDir,
 }
@@ -123,11 +135,15 @@ impl Lane {
             adapter.map(endpoint).into_iter().collect(),
             folder.path().to_owned(),
         );
-        let (spec, inputs) = plan::testing::lane();
+        let (mut spec, inputs) = plan::testing::lane();
+        let entry = adapter.map_or(&ENTRY, |name| provider::by_name(name).expect("an adapter"));
+        if let Some(name) = adapter {
+            (spec.provider.name, spec.provider.config) = (name.to_owned(), emulators::keys(name));
+        }
         let dir = LaneDir::new(&folder.path().join("state"), spec.name.as_str());
         let record = dir.load_or_init(&world).expect("a record");
         let fate = Fate::default();
-        let cloud = Cloud::new(fate.clone(), seed);
+        let cloud = Cloud::new(fate.clone(), seed, entry.listing_lag);
         let witness = {
             let dir = dir.clone();
             move |token: &_| {
@@ -144,9 +160,8 @@ impl Lane {
             adapter.map(|name| emulators::over(name, Arc::new(cloud.clone())).expect("an emulator"));
         let provider: Arc<dyn Provider> = match (adapter, &emulator) {
             (Some(name), Some(emulator)) => {
-                let wire = Perilous { emulator: Arc::clone(emulator), fate: fate.clone() };
-                let connect = provider::by_name(name).expect("an adapter").connect;
-                connect(&world, &emulators::keys(name), Link::Wire(Arc::new(wire)))
+                let wire = Perilous { adapter: name, emulator: Arc::clone(emulator), cloud: cloud.clone() };
+                (entry.connect)(&world, &emulators::keys(name), Link::Wire(Arc::new(wire)))
                     .expect("a provider")
                     .into()
             }
@@ -158,6 +173,7 @@ impl Lane {
             spec,
             inputs,
             cloud,
+            entry,
             provider,
             emulator,
             fate,
@@ -188,12 +204,13 @@ impl Lane {
             tokio::task::yield_now().await;
         }
         let ended = if self.fate.is_dead() { Ended::Died } else { ended };
-        *self.last.borrow_mut() = (self.fate.reached(), self.fate.last_words());
-        self.fate.begin(None, None);
         let mut disk = self.disk.borrow_mut();
+        *self.last.borrow_mut() =
+            Last { reached: self.fate.reached(), words: self.fate.last_words(), ways: disk.ways() };
+        self.fate.begin(None, None);
         disk.begin(None);
-        if trial.power && matches!(ended, Ended::Died) {
-            disk.lose_power();
+        if let (Some(keeps), Ended::Died) = (trial.power, &ended) {
+            disk.lose_power(keeps);
         }
         disk.settle();
         self.fate.tell(format!("-- {ended}"));
@@ -205,14 +222,9 @@ impl Lane {
         self.emulator.as_ref().map_or_else(|| machine.clone(), |emulator| emulator.id_of(machine))
     }
 
-    /// Returns how many points the last process passed.
-    pub(super) fn last_reached(&self) -> u64 {
-        self.last.borrow().0
-    }
-
-    /// Returns what the last process was about to do when it died.
-    pub(super) fn last_words(&self) -> Vec<String> {
-        self.last.borrow().1.clone()
+    /// Tells of the last process.
+    pub(super) fn last(&self) -> Last {
+        self.last.borrow().clone()
     }
 
     async fn process(&self, verb: Verb, trial: Trial) -> Ended {
@@ -321,7 +333,7 @@ impl Lane {
             inputs: Arc::new(self.inputs.clone()),
             session,
             provider: Arc::clone(&self.provider),
-            entry: &ENTRY,
+            entry: self.entry,
             connector: Arc::new(self.cloud.clone()),
             events: EventSink::channel().0,
             stopping: stopping.clone(),
