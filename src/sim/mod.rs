@@ -28,10 +28,10 @@ use story::{Op, Story, Totals};
 use crate::world::World;
 
 /// Stories of the plain test; `make crash` asks for more.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 100;
 
 /// Of the points at which a run may die, the plain test tries one in so many; `make crash` tries each.
-const STRIDE: usize = 9;
+const STRIDE: usize = 23;
 
 /// How many of the ways in which a disk may keep what was pending are tried, where there are more.
 const WAYS: u64 = 36;
