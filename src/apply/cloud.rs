@@ -1,11 +1,11 @@
 //! What is asked of a cloud in more than one place: patient questions, and the take-down that ends in a proof.
 //!
-//! Knows no state and no plan: a lane's destroy and a sweep of hosts that nobody recorded go through here alike.
+//! Writes no state and knows no plan: a lane's destroy and a sweep of hosts that nobody recorded go through here alike.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +16,7 @@ use crate::provider::{
     Entry, Host, HostId, Label, Price, Provider, ProviderError, Region, Residue, Selector, Sku,
 };
 use crate::spec::{self, Spec};
+use crate::state::HostRecord;
 use crate::world::World;
 
 /// A cloud, and whom to tell what goes on.
@@ -40,8 +41,83 @@ impl std::fmt::Debug for Cloud<'_> {
     }
 }
 
-/// Tells whether a host is to be left alone.
-pub type Spare<'a> = dyn Fn(&Host) -> bool + Send + Sync + 'a;
+/// Refuses to look for a recorded host where it was not made: an empty listing there proves nothing.
+pub async fn check_scope(
+    provider: &dyn Provider,
+    recorded: Option<&HostRecord>,
+    lane: &str,
+) -> Result<(), ProviderError> {
+    let Some((host, made_in)) = recorded.and_then(|host| Some((host, host.scope.as_ref()?))) else {
+        return Ok(());
+    };
+    let here = provider.scope().await?;
+    if here.as_ref() == Some(made_in) {
+        return Ok(());
+    }
+    let here = here.as_deref().unwrap_or("no such place");
+    let (name, forget) = match &host.id {
+        Some(id) => (
+            format!("host {id}"),
+            format!("; if that host is surely gone, `lane state forget {lane} --host`"),
+        ),
+        None => ("a host whose create is in doubt".to_owned(), String::new()),
+    };
+    Err(ProviderError::Unavailable {
+        provider: crate::provider::by_name(&host.provider).map_or("the provider", |entry| entry.name),
+        message: format!(
+            "{name} was made in {made_in}, and {here} is asked now: from there nobody sees whether it still runs"
+        ),
+        remedy: format!("set the variables or the profile back to {made_in}{forget}"),
+    })
+}
+
+/// Takes only what has an ended lease, and nothing of a host that is being made at the same time.
+#[derive(Debug, Clone)]
+pub struct EndedOnly {
+    /// When the sweep began: what was made later is none of its business.
+    pub began: Timestamp,
+    /// The recorded host and its end: an extension may have been cut off between the record and the label.
+    pub recorded: Option<(HostId, Timestamp)>,
+}
+
+impl EndedOnly {
+    /// From this age on, what is left of a host that is gone was not left by a create that is under way.
+    const ORPHAN_AGE: SignedDuration = SignedDuration::from_hours(24);
+
+    /// Tells whether a host is to be left alone: without an end that the cloud shows, none is taken for ended.
+    pub fn spares(&self, host: &Host, now: Timestamp) -> bool {
+        host.expires_at.is_none_or(|end| end > now) || self.still_recorded(&host.id, now)
+    }
+
+    /// Tells whether what is left of a host that is gone is to be left alone.
+    pub fn spares_rest(&self, host: &HostId, parts: &[Residue], now: Timestamp) -> bool {
+        let old =
+            |part: &Residue| part.created_at.is_some_and(|made| now.duration_since(made) >= Self::ORPHAN_AGE);
+        let over = match parts.iter().filter_map(|part| part.expires_at).max() {
+            // What was made after that end belongs to something newer.
+            Some(end) => {
+                end <= now && parts.iter().all(|part| part.created_at.is_none_or(|made| made <= end))
+            }
+            None => parts.iter().all(old),
+        };
+        !over || self.still_recorded(host, now)
+    }
+
+    fn still_recorded(&self, id: &HostId, now: Timestamp) -> bool {
+        self.recorded.as_ref().is_some_and(|(recorded, end)| recorded == id && *end > now)
+    }
+
+    /// Tells whether a part surely belongs to a host that lives or is being made.
+    fn is_fresh(&self, part: &Residue, now: Timestamp) -> bool {
+        part.expires_at.is_some_and(|end| end > now) || part.created_at.is_some_and(|made| made >= self.began)
+    }
+
+    /// Tells whether a part is left of a host whose lease is over; `ended` are the hosts that this sweep saw so.
+    fn is_over(&self, part: &Residue, ended: &BTreeSet<HostId>, now: Timestamp) -> bool {
+        !self.is_fresh(part, now)
+            && (part.expires_at.is_some() || (ended.contains(&part.host) && part.created_at.is_some()))
+    }
+}
 
 /// What is known of a host that is to go.
 #[derive(Debug, Clone)]
@@ -56,6 +132,18 @@ pub struct Known {
     pub created_at: Timestamp,
 }
 
+impl Known {
+    /// Takes over what a record says.
+    pub fn of(host: &HostRecord) -> Self {
+        Self {
+            id: host.id.clone(),
+            sku: host.sku.clone(),
+            region: host.region.clone(),
+            created_at: host.created_at,
+        }
+    }
+}
+
 impl Cloud<'_> {
     /// Lists the hosts that carry exactly this label; asks again when the cloud has a moment's trouble.
     pub async fn find(&self, label: &Label) -> Result<Vec<Host>, StepError> {
@@ -68,6 +156,11 @@ impl Cloud<'_> {
     /// Lists every host that carries our labels, of any lane.
     pub async fn find_owned(&self) -> Result<Vec<Host>, StepError> {
         self.patiently(|| self.provider.find(&Selector::Owned)).await
+    }
+
+    /// Names what the listings cover.
+    pub async fn scope(&self) -> Result<Option<String>, StepError> {
+        self.patiently(|| self.provider.scope()).await
     }
 
     /// Lists what else is left of what the selector means.
@@ -111,25 +204,29 @@ impl Cloud<'_> {
         known: Option<&Known>,
         limit: Duration,
     ) -> Result<Receipt, StepError> {
-        self.take_down_unless(label, known, limit, &|_| false).await.map(|(receipt, _)| receipt)
+        self.take_down_unless(label, known, limit, None).await.map(|(receipt, _)| receipt)
     }
 
-    /// Does the same, but touches no host that is to be spared; says too whether there is one. What else carries the
-    /// label is then no residue: it may be that host's.
+    /// Does the same, but touches nothing that is to be spared; says too whether there is something.
     pub async fn take_down_unless(
         &self,
         label: &Label,
         known: Option<&Known>,
         limit: Duration,
-        spare: &Spare<'_>,
+        spare: Option<&EndedOnly>,
     ) -> Result<(Receipt, bool), StepError> {
         match self.until_gone(label, known, limit, spare).await {
             Err(StepError::Provider(error)) => {
-                let remedy = match &error {
-                    ProviderError::Unavailable { remedy, .. } => format!(" ({remedy})"),
-                    _ => String::new(),
-                };
-                Err(may_cost(&format!("{error}{remedy}")))
+                // Nobody sees whether it goes, but a host that is asked to go often does.
+                if spare.is_none()
+                    && let Some(id) = known.and_then(|host| host.id.as_ref())
+                {
+                    (self.note)(match self.provider.destroy(id).await {
+                        Ok(()) => format!("asked for the deletion of {id} all the same"),
+                        Err(error) => error.to_string(),
+                    });
+                }
+                Err(may_cost_of(&error))
             }
             other => other,
         }
@@ -140,7 +237,7 @@ impl Cloud<'_> {
         label: &Label,
         known: Option<&Known>,
         limit: Duration,
-        spare: &Spare<'_>,
+        spare: Option<&EndedOnly>,
     ) -> Result<(Receipt, bool), StepError> {
         let selector = Selector::Label(label.clone());
         let lag = self.entry.listing_lag;
@@ -154,28 +251,54 @@ impl Cloud<'_> {
         let mut destroyed: BTreeSet<HostId> = BTreeSet::new();
         let mut asked: BTreeSet<HostId> = BTreeSet::new();
         let mut last_error: Option<ProviderError> = None;
+        let mut ended: BTreeSet<HostId> = BTreeSet::new();
         let mut pending: BTreeSet<HostId> = known.and_then(|host| host.id.clone()).into_iter().collect();
         bill.extend(known.and_then(|host| Some((host.id.clone()?, host.clone()))));
         let (empty_listings, spared) = loop {
             let mut round: BTreeSet<HostId> = BTreeSet::new();
             // A look before each single destroy: none is sent on the strength of an old answer.
-            let (hosts, spared, asked_at) = loop {
+            let (hosts, rest, spared, asked_at) = loop {
                 // An answer that took long tells of the moment in which it was asked for.
                 let asked_at = Instant::now();
-                let (spared, hosts): (Vec<Host>, Vec<Host>) =
-                    self.find(label).await?.into_iter().partition(spare);
-                for host in &hosts {
-                    if !round.contains(&host.id) {
+                let now = self.world.now();
+                // Before the hosts: one that is made in between is listed as a host.
+                let mut rest = match spare {
+                    Some(_) => self.residue(&selector).await?,
+                    None => vec![],
+                };
+                let (fresh, hosts): (Vec<Host>, Vec<Host>) = self
+                    .find(label)
+                    .await?
+                    .into_iter()
+                    .partition(|host| spare.is_some_and(|spare| spare.spares(host, now)));
+                let mut spared: BTreeSet<HostId> = fresh.into_iter().map(|host| host.id).collect();
+                if let Some(spare) = spare {
+                    ended.extend(hosts.iter().map(|host| host.id.clone()));
+                    // Where ids are our own names, the next host has the id of the last: its parts come first.
+                    spared.extend(
+                        rest.iter().filter(|part| spare.is_fresh(part, now)).map(|part| part.host.clone()),
+                    );
+                    let is_over =
+                        |part: &Residue| !spared.contains(&part.host) && spare.is_over(part, &ended, now);
+                    let (over, stays): (Vec<Residue>, Vec<Residue>) = rest.into_iter().partition(is_over);
+                    // What cannot be told from a fresh host's stays too, but keeps no ended host alive.
+                    let unknown = stays.into_iter().map(|part| part.host);
+                    spared.extend(unknown.filter(|id| hosts.iter().all(|host| host.id != *id)));
+                    rest = over;
+                    pending = rest.iter().map(|part| part.host.clone()).collect();
+                    seen.extend(rest.iter().map(Object::of_residue));
+                }
+                for host in hosts.iter().filter(|host| !spared.contains(&host.id)) {
+                    if spare.is_some() || !round.contains(&host.id) {
                         pending.insert(host.id.clone());
                     }
-                    let created_at = host.created_at.unwrap_or_else(|| self.world.now());
+                    let created_at = host.created_at.unwrap_or(now);
                     let (sku, region) = (host.sku.clone(), host.region.clone());
                     let found = Known { id: Some(host.id.clone()), sku, region, created_at };
                     bill.entry(host.id.clone()).or_insert(found);
                 }
-                pending.retain(|id| spared.iter().all(|host| host.id != *id));
                 let next = pending.iter().find(|id| !round.contains(*id)).cloned();
-                let Some(id) = next else { break (hosts, spared, asked_at) };
+                let Some(id) = next else { break (hosts, rest, spared, asked_at) };
                 if asked.insert(id.clone()) {
                     (self.note)(format!("destroys {id}"));
                 }
@@ -195,10 +318,13 @@ impl Cloud<'_> {
                 }
                 round.insert(id);
             };
-            let rest = if spared.is_empty() { self.residue(&selector).await? } else { vec![] };
+            let rest = if spare.is_some() { rest } else { self.residue(&selector).await? };
+            let hosts: Vec<Host> = hosts.into_iter().filter(|host| !spared.contains(&host.id)).collect();
             seen.extend(rest.iter().map(Object::of_residue));
-            // What was left of a host that never came to be, or is gone, goes by that host's id.
-            pending.extend(rest.iter().map(|part| part.host.clone()));
+            if spare.is_none() {
+                // What was left of a host that never came to be, or is gone, goes by that host's id.
+                pending.extend(rest.iter().map(|part| part.host.clone()));
+            }
             let now = Instant::now();
             let wait = if hosts.is_empty() && rest.is_empty() && pending.is_empty() {
                 let listing = EmptyListing { at: self.world.now(), hosts: 0, residue: 0 };
@@ -241,40 +367,64 @@ impl Cloud<'_> {
         Ok((receipt, spared))
     }
 
-    /// Removes what is left of a host that is gone, until nothing of it is listed twice, the listing lag apart.
-    pub async fn clear(&self, id: &HostId, limit: Duration) -> Result<Receipt, StepError> {
+    /// Removes what is left of a host that is gone, until nothing of it is listed twice, the listing lag apart; `None`
+    /// when nothing was left, or when there is a host of that id, or when it is to be spared.
+    pub async fn clear(
+        &self,
+        id: &HostId,
+        limit: Duration,
+        spare: Option<&EndedOnly>,
+    ) -> Result<Option<Receipt>, StepError> {
         let (lag, deadline) = (self.entry.listing_lag, Instant::now() + limit);
         let (mut seen, mut listings): (BTreeSet<Object>, Vec<(Instant, EmptyListing)>) = Default::default();
+        let mut label = None;
+        let mut last_error: Option<ProviderError> = None;
         loop {
-            if let Err(error) = self.provider.destroy(id).await {
-                (self.note)(error.to_string());
-            }
             let asked_at = Instant::now();
             let mut rest = self.residue(&Selector::Owned).await?;
             rest.retain(|part| part.host == *id);
-            seen.extend(rest.iter().map(Object::of_residue));
+            // In this order: a host that is made in between is listed as a host, and its parts are no remains.
+            if self.find_owned().await?.iter().any(|host| host.id == *id) {
+                return Ok(None);
+            }
             let now = Instant::now();
-            if !rest.is_empty() {
+            if rest.is_empty() {
+                if seen.is_empty() {
+                    return Ok(None);
+                }
+                if listings.first().is_none_or(|(first, _)| asked_at.saturating_duration_since(*first) >= lag)
+                {
+                    listings.push((asked_at, EmptyListing { at: self.world.now(), hosts: 0, residue: 0 }));
+                }
+                if listings.len() == 2 {
+                    break;
+                }
+            } else {
+                if spare.is_some_and(|spare| spare.spares_rest(id, &rest, self.world.now())) {
+                    return Ok(None);
+                }
                 listings.clear();
                 if now >= deadline {
                     let left: Vec<String> = rest.iter().map(ToString::to_string).collect();
-                    return Err(may_cost(&format!("after {limit:?} there is still {}", left.join(", "))));
+                    let why = last_error.map(|error| format!("; {error}")).unwrap_or_default();
+                    return Err(may_cost(&format!(
+                        "after {limit:?} there is still {}{why}",
+                        left.join(", ")
+                    )));
                 }
-            } else if listings
-                .first()
-                .is_none_or(|(first, _)| asked_at.saturating_duration_since(*first) >= lag)
-            {
-                listings.push((asked_at, EmptyListing { at: self.world.now(), hosts: 0, residue: 0 }));
-            }
-            if listings.len() == 2 {
-                break;
+                seen.extend(rest.iter().map(Object::of_residue));
+                label = label.or_else(|| rest.into_iter().find_map(|part| part.label));
+                if let Err(error) = self.provider.destroy(id).await {
+                    (self.note)(format!("{error}; asks again"));
+                    last_error = Some(error);
+                }
             }
             self.pause((lag / 10).clamp(Duration::from_millis(200), Duration::from_secs(5))).await?;
         }
-        Ok(Receipt {
+        Ok(Some(Receipt {
             format_version: 1,
-            lane: String::new(),
-            lineage: String::new(),
+            lane: label.as_ref().map(|label| label.lane.clone()).unwrap_or_default(),
+            lineage: label.map(|label| label.lineage.to_string()).unwrap_or_default(),
             label: id.to_string(),
             provider: self.entry.name.to_owned(),
             destroyed: seen.into_iter().collect(),
@@ -283,7 +433,7 @@ impl Cloud<'_> {
             created_at: None,
             gone_at: self.world.now(),
             spend_estimate: None,
-        })
+        }))
     }
 
     /// Sums up what hosts cost from their making until now, by the spec or the dated price table; `None` where a price is missing.
@@ -302,6 +452,14 @@ impl Cloud<'_> {
     }
 }
 
+/// Words a provider's failure after which something may be left.
+pub(super) fn may_cost_of(error: &ProviderError) -> StepError {
+    may_cost(&match error {
+        ProviderError::Unavailable { remedy, .. } => format!("{error} ({remedy})"),
+        _ => error.to_string(),
+    })
+}
+
 fn may_cost(what: &str) -> StepError {
     StepError::MayCost(format!("something may still cost money: {what}"))
 }
@@ -313,6 +471,7 @@ mod tests {
     use super::*;
     use crate::apply::steps;
     use crate::apply::steps::testing::{Bench, CreateFault, ENTRY, FakeCloud, fingerprint};
+    use crate::apply::sweep::{self, Choice, Left, Sweep};
     use crate::plan::{Action, Work};
     use crate::provider::Lineage;
 
@@ -338,8 +497,77 @@ mod tests {
             abort: &abort,
             note: Box::new(|_| {}),
         };
-        let fresh = |host: &Host| host.expires_at.is_none_or(|end| end > world.now());
-        cloud.take_down_unless(label, None, LIMIT, &fresh).await
+        let ended = EndedOnly { began: world.now(), recorded: None };
+        cloud.take_down_unless(label, None, LIMIT, Some(&ended)).await
+    }
+
+    /// Looks for what is expired and takes it down, from a machine without state.
+    async fn really_sweep(bench: &Bench) -> Result<(), Left> {
+        let (abort, world) = (CancellationToken::new(), &bench.run.world);
+        let cloud = || Cloud {
+            provider: &bench.cloud,
+            entry: &ENTRY,
+            world,
+            spec: None,
+            abort: &abort,
+            note: Box::new(|_| {}),
+        };
+        let lost = |error: StepError| Left::MayCost(error.to_string());
+        let found = sweep::look(&cloud(), &sweep::Lanes::new()).await.map_err(lost)?;
+        let receipts = bench.run.session.dir().path().join("sweeps");
+        for thing in found.iter().filter(|thing| Choice::Expired.selects(thing, world.now())) {
+            let sweep = Sweep {
+                cloud: cloud(),
+                choice: &Choice::Expired,
+                began: world.now(),
+                receipts: &receipts,
+                limit: LIMIT * 5,
+            };
+            sweep.take_down(thing).await?;
+        }
+        Ok(())
+    }
+
+    fn part(host: &str, created_at: Option<&str>, expires_at: Option<&str>) -> Residue {
+        Residue {
+            kind: "disk".to_owned(),
+            id: "d1".to_owned(),
+            detail: "50 GB".to_owned(),
+            host: HostId::new(host),
+            label: None,
+            created_at: created_at.map(|at| at.parse().unwrap()),
+            expires_at: expires_at.map(|at| at.parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn remains_are_over_with_their_lease_or_a_day_after_they_were_made() {
+        let now: Timestamp = "2026-05-06T12:00:00Z".parse().unwrap();
+        let ended = EndedOnly { began: now, recorded: None };
+        let goes = |parts: &[Residue]| !ended.spares_rest(&HostId::fixed("h"), parts, now);
+        let (old, young) = ("2026-05-05T12:00:00Z", "2026-05-05T12:00:01Z");
+        assert!(goes(&[part("h", None, Some(PAST))]) && !goes(&[part("h", Some(old), Some(FUTURE))]));
+        assert!(goes(&[part("h", Some(old), None)]) && !goes(&[part("h", Some(young), None)]));
+        assert!(!goes(&[part("h", None, None)]));
+        let over = part("h", Some(old), Some(young));
+        assert!(goes(&[over.clone(), part("h", None, None)]));
+        assert!(!goes(&[over, part("h", Some(PAST), None)]), "it is of a host that is being made");
+        let recorded = Some((HostId::fixed("h"), FUTURE.parse().unwrap()));
+        let ended = EndedOnly { began: now, recorded };
+        assert!(ended.spares_rest(&HostId::fixed("h"), &[part("h", None, Some(PAST))], now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn remains_of_a_host_that_is_back_are_left_alone() {
+        let bench = Bench::new();
+        let id = put(&bench.cloud, &bench.label(), Some(FUTURE));
+        bench.cloud.with(|state| state.residue.push(part(id.as_str(), None, Some(PAST))));
+        let abort = CancellationToken::new();
+        let world = &bench.run.world;
+        let note = Box::new(|_| {});
+        let cloud = Cloud { provider: &bench.cloud, entry: &ENTRY, world, spec: None, abort: &abort, note };
+        assert!(cloud.clear(&id, LIMIT, None).await.unwrap().is_none());
+        assert!(bench.cloud.with(|state| state.destroyed.is_empty()));
     }
 
     fn paused() -> tokio::runtime::Runtime {
@@ -391,10 +619,12 @@ mod tests {
             linger in 0_u64..15_000,
             lag in 0_u64..10_000,
             lost in any::<bool>(),
+            parts_first in prop::option::of(0_u64..40_000),
         ) {
             paused().block_on(async {
                 let millis = Duration::from_millis;
                 let bench = Bench::new();
+                bench.cloud.with(|state| state.parts_first = parts_first.map(millis));
                 let old = put(&bench.cloud, &bench.label(), Some(PAST));
                 bench.cloud.change_host(&old, |host| host.fingerprint = Some(fingerprint("older")));
                 bench.cloud.with(|state| {
@@ -403,7 +633,7 @@ mod tests {
                 });
                 let one = async |start: u64| {
                     tokio::time::sleep(millis(start)).await;
-                    sweep(&bench, &bench.label()).await
+                    really_sweep(&bench).await
                 };
                 let apply = async {
                     tokio::time::sleep(millis(starts[2])).await;
@@ -412,6 +642,9 @@ mod tests {
                 let (first, second, applied) = tokio::join!(one(starts[0]), one(starts[1]), apply);
                 prop_assert!(applied.is_ok(), "{:?}", applied);
                 prop_assert!(first.is_ok() && second.is_ok(), "{:?} {:?}", first, second);
+                let parts = bench.cloud.with(|state| state.residue.len());
+                let made = usize::from(parts_first.is_some() && !lost);
+                prop_assert_eq!(parts, made, "the fresh host lost a part");
                 prop_assert_eq!(bench.cloud.with(|state| state.destroyed.clone()), [old]);
                 prop_assert_eq!(bench.cloud.alive().len(), 1);
                 Ok(())

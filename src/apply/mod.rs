@@ -8,3 +8,4 @@ pub mod receipt;
 pub mod refresh;
 pub mod step_log;
 pub mod steps;
+pub mod sweep;

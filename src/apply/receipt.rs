@@ -85,7 +85,9 @@ impl Receipt {
         fs::create_dir_private(folder)?;
         let mut bytes = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
         bytes.push(b'\n');
-        let name = format!("receipt-{}-{}.json", self.label, self.gone_at.strftime("%Y%m%dT%H%M%SZ"));
+        // A cloud's id may be a path.
+        let label = self.label.replace(['/', '\\'], "_");
+        let name = format!("receipt-{label}-{}.json", self.gone_at.strftime("%Y%m%dT%H%M%SZ"));
         let path = folder.join(&name);
         let sha256 =
             Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::cloud::check_scope;
 use super::steps::Connector;
 use super::steps::host::{Python, SECRETS, UNITS, reply};
 use crate::plan::{HostView, Observed, ObservedHost, Work};
@@ -37,6 +38,7 @@ pub struct RefreshInput<'a> {
 ///
 /// A host that does not answer is no error; the view says so.
 pub async fn refresh(run: &RefreshInput<'_>) -> Result<Observed, ProviderError> {
+    check_scope(run.provider, run.record.host.as_ref(), &run.record.lane).await?;
     let label = run.record.label();
     let selector = Selector::Label(label.clone());
     let find = run.provider.find(&selector);

@@ -9,12 +9,12 @@ use super::lane::{
     ExecuteArgs, Run, agree, connect, execute_with, find_lane, is_path, judge, look, recorded_spec,
 };
 use super::{Context, Format};
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 use crate::inputs::Inputs;
-use crate::plan;
+use crate::plan::{self, Observed, ObservedHost};
 use crate::report;
 use crate::spec::{self, ProviderSpec, Spec};
-use crate::state::{LaneDir, SharedSession};
+use crate::state::{LaneDir, SharedSession, StateError};
 
 /// Take a lane's host down and verify that nothing of it is left.
 #[derive(Debug, Args)]
@@ -41,15 +41,23 @@ pub(super) async fn run(context: &Context, args: &DestroyArgs) -> Result<u8, Fai
     let Some(dir) = dir else {
         return Ok(nothing(context, args.execute.format, "no lane has a host"));
     };
-    if dir.load()?.is_none() {
+    if dir.load().map_err(unread)?.is_none() {
         return Ok(nothing(
             context,
             args.execute.format,
             &format!("lane `{}` has no state here", dir.lane()),
         ));
     }
-    let session = dir.open(&context.world, "destroy")?;
+    let session = dir.open(&context.world, "destroy").map_err(unread)?;
     destroy(context, &session, spec, args.yes, &args.execute).await
+}
+
+/// Words state that cannot be read: nobody knows whether it holds a host.
+fn unread(error: StateError) -> Failure {
+    match error {
+        StateError::Locked { .. } => error.into(),
+        other => Failure { kind: Kind::MayCost, ..other.into() },
+    }
 }
 
 fn nothing(context: &Context, format: Format, why: &str) -> u8 {
@@ -65,8 +73,25 @@ fn nothing(context: &Context, format: Format, why: &str) -> u8 {
     0
 }
 
-/// Destroys the lane of a held lock.
+/// Destroys the lane of a held lock; what fails while a host is recorded may still cost money.
 pub(super) async fn destroy(
+    context: &Context,
+    session: &SharedSession,
+    spec: Option<Spec>,
+    yes: bool,
+    execute_args: &ExecuteArgs,
+) -> Result<u8, Failure> {
+    let ended = attempt(context, session, spec, yes, execute_args).await;
+    ended.map_err(|failure| {
+        if failure.kind == Kind::Usage || session.record().host.is_none() {
+            return failure;
+        }
+        Failure { kind: Kind::MayCost, ..failure }
+            .hint(format!("the host may still run: run `lane destroy {}` again", session.dir().lane()))
+    })
+}
+
+async fn attempt(
     context: &Context,
     session: &SharedSession,
     spec: Option<Spec>,
@@ -88,14 +113,23 @@ pub(super) async fn destroy(
     };
     let (connected, entry) = connect(context, &provider)?;
     // The host itself need not be asked: it goes down whatever it says.
-    let observed = look(
+    let looked = look(
         context,
         session.dir(),
         &crate::state::Record { steps: std::collections::BTreeMap::new(), ..record.clone() },
         None,
         connected.as_ref(),
     )
-    .await?;
+    .await;
+    let observed = match looked {
+        Ok(observed) => observed,
+        // The step asks with more patience, and knows the host's name.
+        Err(failure) if record.host.is_some() => {
+            context.ui.warn(&format!("nobody knows yet what is there: {failure}"));
+            Observed { host: ObservedHost::NotAsked, view: None, unreachable: None }
+        }
+        Err(failure) => return Err(failure),
+    };
     let timeout = spec.as_ref().map_or(std::time::Duration::from_mins(15), |spec| spec.timeouts.destroy);
     let price =
         record.host.as_ref().and_then(|host| spec::price(spec.as_ref(), entry, &host.sku, &host.region));

@@ -1,6 +1,5 @@
 //! What carries our labels in the clouds, recorded here or not: for `lane list --cloud` and `lane sweep`. Changes nothing.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +13,10 @@ use super::Context;
 use super::lane::{connect, entry_of, is_path, known_lanes, load_spec, recorded_spec};
 use super::list::columns;
 use crate::apply::cloud::Cloud;
+use crate::apply::sweep::{self, Lanes, What};
 use crate::error::{Failure, Kind, of_step};
-use crate::provider::{self, Entry, Host, HostId, Label, Money, Provider, Residue, Selector};
+use crate::provider::{self, Entry, Money, Provider};
 use crate::spec::{self, ProviderSpec, Spec};
-use crate::state::{LaneDir, Record};
 
 /// Which clouds are asked.
 #[derive(Debug, Clone, Args)]
@@ -79,7 +78,8 @@ impl PlaceArgs {
         }
         if self.targets.is_empty() {
             for dir in known_lanes(context)? {
-                let Some(record) = dir.load()? else { continue };
+                // Whoever takes the inventory says what is wrong with a damaged one.
+                let Ok(Some(record)) = dir.load() else { continue };
                 if let Some(host) = &record.host {
                     add(ProviderSpec { name: host.provider.clone(), config: host.provider_config.clone() });
                 } else if let Some(spec) = recorded_spec(context, &record) {
@@ -122,23 +122,12 @@ impl Place {
     }
 }
 
-/// What is one thing to keep or to take down.
-#[derive(Debug, Clone)]
-pub(super) enum What {
-    /// A lane's hosts; more than one is a fault that a sweep mends.
-    Lane { label: Label, hosts: Vec<Host> },
-    /// What is left of a host that is gone.
-    Orphan { host: HostId, parts: Vec<Residue> },
-}
-
 /// Something of ours in a cloud.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     pub(super) place: Place,
-    pub(super) what: What,
-    /// The lane of that lineage, if it has state here.
-    pub(super) recorded: Option<(LaneDir, Box<Record>)>,
-    /// What that lane was applied with last, if it can still be read.
+    pub(super) thing: sweep::Found,
+    /// What its lane was applied with last, if that can still be read.
     pub(super) spec: Option<Arc<Spec>>,
 }
 
@@ -151,97 +140,39 @@ pub(super) struct Inventory {
 
 /// Asks every place for all that carries our labels.
 pub(super) async fn take(context: &Context, places: &[ProviderSpec]) -> Result<Inventory, Failure> {
-    let mut lanes = BTreeMap::new();
-    for dir in known_lanes(context)? {
-        // One damaged lane must not keep its neighbours' hosts out of sight.
-        match dir.load() {
-            Ok(Some(record)) => drop(lanes.insert(record.lineage.clone(), (dir, Box::new(record)))),
-            Ok(None) => {}
-            Err(error) => context.ui.failure(&error.into()),
-        }
-    }
+    let (lanes, damaged) = sweep::lanes(known_lanes(context)?);
+    // One damaged lane must not keep its neighbours' hosts out of sight.
+    damaged.into_iter().for_each(|error| context.ui.failure(&error.into()));
     let mut inventory = Inventory::default();
     for place in places {
-        match ask(context, place).await {
+        match ask(context, place, &lanes).await {
             Err(failure) => inventory.unasked.push(failure),
-            Ok((place, hosts, residue)) => {
-                let mut by_label: BTreeMap<Label, Vec<Host>> = BTreeMap::new();
-                let mut orphans: BTreeMap<HostId, Vec<Residue>> = BTreeMap::new();
-                for part in residue.into_iter().filter(|part| hosts.iter().all(|host| host.id != part.host)) {
-                    orphans.entry(part.host.clone()).or_default().push(part);
-                }
-                for host in hosts {
-                    by_label.entry(host.label.clone()).or_default().push(host);
-                }
-                inventory.found.extend(by_label.into_iter().map(|(label, hosts)| {
-                    Found {
-                        place: place.clone(),
-                        spec: lanes
-                            .get(&label.lineage)
-                            .and_then(|(_, record)| recorded_spec(context, record))
-                            .map(Arc::new),
-                        recorded: lanes.get(&label.lineage).cloned(),
-                        what: What::Lane { label, hosts },
-                    }
-                }));
-                inventory.found.extend(orphans.into_iter().map(|(host, parts)| Found {
-                    place: place.clone(),
-                    recorded: None,
-                    spec: None,
-                    what: What::Orphan { host, parts },
-                }));
-            }
+            Ok((place, things)) => inventory.found.extend(things.into_iter().map(|thing| {
+                let record = thing.recorded.as_ref().map(|(_, record)| record);
+                let spec = record.and_then(|record| recorded_spec(context, record)).map(Arc::new);
+                Found { place: place.clone(), thing, spec }
+            })),
         }
     }
     Ok(inventory)
 }
 
-async fn ask(context: &Context, place: &ProviderSpec) -> Result<(Place, Vec<Host>, Vec<Residue>), Failure> {
+async fn ask(
+    context: &Context,
+    place: &ProviderSpec,
+    lanes: &Lanes,
+) -> Result<(Place, Vec<sweep::Found>), Failure> {
     let (provider, entry) = connect(context, place)?;
     let (place, abort) = (Place { entry, provider }, CancellationToken::new());
-    let cloud = place.cloud(context, &abort);
-    let failed = |error| of_step(&error, error.to_string());
-    // In this order: a host that is made in between is listed as a host, and its parts are not taken for remains.
-    let residue = cloud.residue(&Selector::Owned).await.map_err(failed)?;
-    let hosts = cloud.find_owned().await.map_err(failed)?;
-    drop(cloud);
-    Ok((place, hosts, residue))
+    let found = sweep::look(&place.cloud(context, &abort), lanes).await;
+    let found = found.map_err(|error| of_step(&error, error.to_string()))?;
+    Ok((place, found))
 }
 
 impl Found {
-    /// Returns the lane's name, as far as the cloud's labels or names tell it.
-    pub(super) fn lane(&self) -> Option<&str> {
-        match &self.what {
-            What::Lane { label, .. } => Some(&label.lane),
-            // `lane-<name>-<lineage8>`, where a provider's ids are our own names.
-            What::Orphan { host, .. } => {
-                let name = host.as_str().strip_prefix("lane-")?;
-                let (name, lineage8) = name.rsplit_once('-')?;
-                (lineage8.len() == 8).then_some(name)
-            }
-        }
-    }
-
-    /// Returns when the last of its leases ends; `None` where no label says so.
-    pub(super) fn expires_at(&self) -> Option<Timestamp> {
-        let What::Lane { hosts, .. } = &self.what else { return None };
-        let recorded = self.recorded.as_ref().and_then(|(_, record)| record.host.as_ref());
-        let ends = hosts.iter().map(|host| host.expires_at).collect::<Option<Vec<_>>>()?;
-        // An extension may have been cut off between the record and the label.
-        ends.into_iter().chain(recorded.map(|host| host.expires_at)).max()
-    }
-
-    /// Returns when the oldest part was made.
-    pub(super) fn created_at(&self) -> Option<Timestamp> {
-        match &self.what {
-            What::Lane { hosts, .. } => hosts.iter().filter_map(|host| host.created_at).min(),
-            What::Orphan { parts, .. } => parts.iter().filter_map(|part| part.created_at).min(),
-        }
-    }
-
     /// Returns the price of an hour and what it came to, by the spec or the dated price table.
     fn cost(&self, now: Timestamp) -> Option<(Money, Money)> {
-        let What::Lane { hosts, .. } = &self.what else { return None };
+        let What::Lane { hosts, .. } = &self.thing.what else { return None };
         let mut sum: Option<(Money, Money)> = None;
         for host in hosts {
             let price =
@@ -262,15 +193,12 @@ impl Found {
 
     /// Names it for people.
     pub(super) fn name(&self) -> String {
-        match &self.what {
-            What::Lane { label, .. } => format!("{label} at {}", self.place.entry.name),
-            What::Orphan { host, .. } => format!("what is left of {host} at {}", self.place.entry.name),
-        }
+        format!("{} at {}", self.thing.name(), self.place.entry.name)
     }
 
     fn row(&self, now: Timestamp) -> [String; 9] {
         let dash = || "-".to_owned();
-        let (what, sku) = match &self.what {
+        let (what, sku) = match &self.thing.what {
             What::Lane { hosts, .. } => {
                 let ids: Vec<&str> = hosts.iter().map(|host| host.id.as_str()).collect();
                 let sku = hosts.first().map(|host| format!("{} in {}", host.sku, host.region));
@@ -282,26 +210,26 @@ impl Found {
                 (parts.join(", "), dash())
             }
         };
-        let lineage = match &self.what {
+        let lineage = match &self.thing.what {
             What::Lane { label, .. } => label.lineage8().to_owned(),
             What::Orphan { .. } => dash(),
         };
         let cost = self.cost(now);
-        let lease = match self.expires_at() {
+        let lease = match self.thing.expires_at() {
             Some(end) if end <= now => format!("over since {}", span(now, end)),
             Some(end) => format!("{} left", span(now, end)),
             None => "unknown".to_owned(),
         };
         [
-            self.lane().unwrap_or("-").to_owned(),
+            self.thing.lane().unwrap_or("-").to_owned(),
             lineage,
             self.place.entry.name.to_owned(),
             what,
             sku,
-            self.created_at().map_or_else(dash, |made| span(now, made)),
+            self.thing.created_at().map_or_else(dash, |made| span(now, made)),
             lease,
             cost.map_or_else(dash, |(hour, total)| format!("{hour}/h, {total}")),
-            if self.recorded.is_some() { "yes".to_owned() } else { "no".to_owned() },
+            if self.thing.recorded.is_some() { "yes".to_owned() } else { "no".to_owned() },
         ]
     }
 
@@ -309,12 +237,12 @@ impl Found {
     pub(super) fn json(&self, now: Timestamp) -> Value {
         let cost = self.cost(now);
         let mut value = json!({
-            "provider": self.place.entry.name, "lane": self.lane(), "created_at": self.created_at(),
-            "expires_at": self.expires_at(), "expired": self.expires_at().map(|end| end <= now),
+            "provider": self.place.entry.name, "lane": self.thing.lane(), "created_at": self.thing.created_at(),
+            "expires_at": self.thing.expires_at(), "expired": self.thing.expires_at().map(|end| end <= now),
             "per_hour": cost.as_ref().map(|(hour, _)| hour), "so_far": cost.as_ref().map(|(_, total)| total),
-            "recorded": self.recorded.is_some(),
+            "recorded": self.thing.recorded.is_some(),
         });
-        match &self.what {
+        match &self.thing.what {
             What::Lane { label, hosts } => {
                 value["lineage"] = json!(label.lineage);
                 value["hosts"] = json!(hosts);

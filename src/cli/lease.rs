@@ -9,6 +9,7 @@ use serde_json::json;
 use super::connect::SshConnector;
 use super::lane::{connect, find_host, known_lanes, recorded_spec};
 use super::{Context, Format};
+use crate::apply::cloud::check_scope;
 use crate::apply::lease::{arm_host, armed_on_host};
 use crate::apply::steps::Connector;
 use crate::error::{Failure, Kind};
@@ -72,6 +73,7 @@ async fn show(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
     let (dir, record) = find_host(context, args.target.as_deref())?;
     let Some(host) = &record.host else { return Ok(0) };
     let (provider, entry) = connect(context, &provider_of(host))?;
+    check_scope(provider.as_ref(), Some(host), &record.lane).await?;
     let label = record.label();
     let seen = provider.find(&Selector::Label(label.clone())).await?;
     let in_cloud = seen.into_iter().find(|seen| seen.label == label).and_then(|seen| seen.expires_at);
@@ -163,6 +165,7 @@ async fn extend(context: &Context, args: &ExtendArgs) -> Result<u8, Failure> {
     if new >= old {
         note(new)?;
     }
+    check_scope(provider.as_ref(), record.host.as_ref(), &record.lane).await?;
     match provider.set_expiry(&id, new).await {
         Ok(()) => {}
         Err(error @ (ProviderError::Unavailable { .. } | ProviderError::Rejected { .. })) => {

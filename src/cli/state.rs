@@ -6,11 +6,12 @@ use super::Context;
 use super::inventory::Place;
 use super::lane::{agree, connect, find_lane, is_path, load_spec, recorded_spec};
 use super::show::{self, ShowArgs};
+use crate::apply::cloud::check_scope;
 use crate::error::{Failure, Kind, of_step};
 use crate::plan::{Digest, Fingerprint, StepId};
-use crate::provider::{ClientToken, Host, Label, Lineage};
+use crate::provider::{ClientToken, Host, Lineage};
 use crate::spec::{ProviderSpec, Spec};
-use crate::state::{HostRecord, JournalEvent, LaneDir, SharedSession, StateError};
+use crate::state::{HostRecord, JournalEvent, LaneDir, Record, SharedSession, StateError};
 
 /// Care for a lane's recorded state.
 #[derive(Debug, Args)]
@@ -230,7 +231,7 @@ async fn adopt(context: &Context, args: &AdoptArgs) -> Result<u8, Failure> {
         return Err(Failure::new(Kind::Usage, format!("lane `{}` has host {id} already", record.lane))
             .hint(format!("`lane state forget {} --host` first, if that one is not meant", record.lane)));
     }
-    let hosts = hosts_of(context, &spec.provider, &record.label()).await?;
+    let hosts = hosts_of(context, &spec.provider, &record).await?;
     let ids: Vec<&str> = hosts.iter().map(|host| host.id.as_str()).collect();
     let host = match (&args.id, hosts.as_slice()) {
         (_, []) => {
@@ -250,26 +251,34 @@ async fn adopt(context: &Context, args: &AdoptArgs) -> Result<u8, Failure> {
         context.ui.line(&format!("Would record host {} as that of lane `{}`.", host.id, record.lane));
         return Ok(0);
     }
-    record_host(context, &session, &spec, host)?;
+    record_host(context, &session, &spec, host).await?;
     session.set_spec_path(spec.source_map.path());
     session.checkpoint()?;
     context.ui.line(&format!("Recorded host {}. `lane plan {}` shows what it lacks.", host.id, args.spec));
     Ok(0)
 }
 
-async fn hosts_of(context: &Context, provider: &ProviderSpec, label: &Label) -> Result<Vec<Host>, Failure> {
+async fn hosts_of(context: &Context, provider: &ProviderSpec, record: &Record) -> Result<Vec<Host>, Failure> {
     let (provider, entry) = connect(context, provider)?;
+    check_scope(provider.as_ref(), record.host.as_ref(), &record.lane).await?;
     let (place, abort) = (Place { entry, provider }, tokio_util::sync::CancellationToken::new());
-    let found = place.cloud(context, &abort).find(label).await;
+    let found = place.cloud(context, &abort).find(&record.label()).await;
     found.map_err(|error| of_step(&error, error.to_string()))
 }
 
 /// Journals a found host as a create would have; what is not known of it makes the next plan look closer.
-fn record_host(context: &Context, session: &SharedSession, spec: &Spec, host: &Host) -> Result<(), Failure> {
+async fn record_host(
+    context: &Context,
+    session: &SharedSession,
+    spec: &Spec,
+    host: &Host,
+) -> Result<(), Failure> {
+    let scope = connect(context, &spec.provider)?.0.scope().await?;
     let created_at = host.created_at.unwrap_or_else(|| context.world.now());
     let record = HostRecord {
         id: None,
         provider: spec.provider.name.clone(),
+        scope,
         provider_config: spec.provider.config.clone(),
         sku: host.sku.clone(),
         region: host.region.clone(),
@@ -323,13 +332,13 @@ async fn repair(context: &Context, args: &RepairArgs) -> Result<u8, Failure> {
         context.ui.note("No spec is known, so no cloud was asked: `lane plan SPEC` looks there.");
         return Ok(0);
     };
-    match hosts_of(context, &spec.provider, &record.label()).await {
+    match hosts_of(context, &spec.provider, &record).await {
         Err(failure) => context.ui.warn(&format!("the cloud could not be asked: {failure}")),
         Ok(hosts) => match hosts.as_slice() {
             [] => context.ui.line("The cloud lists no host of this lane."),
             [host] if known.is_none() => {
                 let session = dir.open(&context.world, "state repair")?;
-                record_host(context, &session, &spec, host)?;
+                record_host(context, &session, &spec, host).await?;
                 session.checkpoint()?;
                 context.ui.line(&format!("Recorded host {}, which carries the lane's label.", host.id));
             }

@@ -3,25 +3,18 @@
 use std::time::Duration;
 
 use clap::Args;
-use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::inventory::{self, Found, PlaceArgs, What};
+use super::inventory::{self, Found, PlaceArgs};
 use super::lane::agree;
 use super::{Context, Format};
 use crate::apply::cloud::Cloud;
-use crate::apply::receipt::Receipt;
-use crate::apply::steps::StepError;
+use crate::apply::sweep::{Choice, Left, Sweep};
 use crate::error::{Failure, Kind};
-use crate::provider::HostId;
-use crate::state::StateError;
 
 /// How long taking down one host may take.
 const LIMIT: Duration = Duration::from_mins(15);
-
-/// From this age on, what is left of a host that is gone was not left by a create that is under way.
-const ORPHAN_AGE: SignedDuration = SignedDuration::from_hours(24);
 
 /// Take down what carries lane's labels, with or without state here; verifies that it is gone.
 ///
@@ -52,36 +45,21 @@ pub(super) struct SweepArgs {
 }
 
 impl SweepArgs {
-    fn selects(&self, found: &Found, now: Timestamp) -> bool {
-        if let Some(lane) = &self.lane {
-            return found.lane() == Some(lane);
+    fn choice(&self) -> Choice {
+        match &self.lane {
+            Some(lane) => Choice::Lane(lane.clone()),
+            None if self.all => Choice::All,
+            None => Choice::Expired,
         }
-        self.all || is_expired(found, now)
     }
-}
-
-/// Without an end that the cloud shows, nothing is taken for ended.
-fn is_expired(found: &Found, now: Timestamp) -> bool {
-    match &found.what {
-        What::Lane { .. } => found.expires_at().is_some_and(|end| end <= now),
-        What::Orphan { parts, .. } => parts
-            .iter()
-            .all(|part| part.created_at.is_some_and(|made| now.duration_since(made) >= ORPHAN_AGE)),
-    }
-}
-
-/// Why something is still there.
-enum Left {
-    /// A `lane` works on it.
-    Locked(String),
-    /// It may still cost money.
-    MayCost(String),
 }
 
 pub(super) async fn run(context: &Context, args: &SweepArgs) -> Result<u8, Failure> {
+    let began = context.world.now();
     let inventory = inventory::take(context, &args.places.places(context)?).await?;
-    let now = context.world.now();
-    let chosen: Vec<&Found> = inventory.found.iter().filter(|found| args.selects(found, now)).collect();
+    let (choice, now) = (args.choice(), context.world.now());
+    let chosen: Vec<&Found> =
+        inventory.found.iter().filter(|found| choice.selects(&found.thing, now)).collect();
     let text = args.format == Format::Text;
     if text {
         let rest = inventory.found.len() - chosen.len();
@@ -101,7 +79,15 @@ pub(super) async fn run(context: &Context, args: &SweepArgs) -> Result<u8, Failu
     if !args.dry_run && !chosen.is_empty() {
         agree(context, args.yes, &format!("Take down all {} of these for good?", chosen.len()))?;
         for found in &chosen {
-            match take_down(context, args, found).await {
+            let abort = CancellationToken::new();
+            let sweep = Sweep {
+                cloud: Cloud { spec: found.spec.as_deref(), ..found.place.cloud(context, &abort) },
+                choice: &choice,
+                began,
+                receipts: &context.state_root.join("sweeps"),
+                limit: LIMIT,
+            };
+            match sweep.take_down(&found.thing).await {
                 Ok(Some(receipt)) => {
                     if text {
                         context.ui.line(&format!("{} is gone, verified twice", found.name()));
@@ -158,65 +144,4 @@ fn verdict(
         Some(kind) => Err(Failure::new(kind, "not everything could be swept")
             .hint("mend what is named above and run it again: what is gone already is no obstacle")),
     }
-}
-
-/// Takes one thing down; `None` when it has gone by itself, or its lease was extended in the meantime.
-async fn take_down(context: &Context, args: &SweepArgs, found: &Found) -> Result<Option<Receipt>, Left> {
-    let abort = CancellationToken::new();
-    let cloud = Cloud { spec: found.spec.as_deref(), ..found.place.cloud(context, &abort) };
-    let may_cost = |error: StepError| Left::MayCost(error.to_string());
-    let label = match &found.what {
-        What::Orphan { host, .. } => return cloud.clear(host, LIMIT).await.map(Some).map_err(may_cost),
-        What::Lane { label, .. } => label,
-    };
-    // Time has passed since the listing, and other sweeps and applies do not wait for this one.
-    let hosts = cloud.find(label).await.map_err(may_cost)?;
-    let fresh = |host: &crate::provider::Host| {
-        args.expired && host.expires_at.is_none_or(|end| end > context.world.now())
-    };
-    if hosts.iter().all(fresh) {
-        return Ok(None);
-    }
-    let folder = match &found.recorded {
-        Some((dir, _)) => dir.logs(),
-        None => context.state_root.join("sweeps"),
-    };
-    // State that knows this lineage hears of it, and its lock keeps a running `lane` out of the way.
-    let session = match &found.recorded {
-        None => None,
-        Some((dir, _)) => Some(dir.open(&context.world, "sweep").map_err(|error| match error {
-            StateError::Locked { .. } => Left::Locked(error.to_string()),
-            other => Left::MayCost(other.to_string()),
-        })?),
-    };
-    // What is recorded of a host made elsewhere, or of one that stays, does not end with this one.
-    let goes = |id: &HostId| hosts.iter().any(|host| host.id == *id && !fresh(host));
-    let journal = session.as_ref().filter(|session| {
-        session
-            .record()
-            .host
-            .is_none_or(|host| host.provider == found.place.entry.name && host.id.as_ref().is_none_or(goes))
-    });
-    if let Some(session) = journal {
-        let record = session.record();
-        if args.expired && record.host.as_ref().is_some_and(|host| host.expires_at > context.world.now()) {
-            return Ok(None);
-        }
-        let id = record.host.and_then(|host| host.id);
-        let journaled = session.append(crate::state::JournalEvent::DestroyIntended { id });
-        journaled.map_err(|error| Left::MayCost(error.to_string()))?;
-    }
-    let (receipt, spared) = cloud.take_down_unless(label, None, LIMIT, &fresh).await.map_err(may_cost)?;
-    if let Some(session) = journal.filter(|_| !spared) {
-        let journaled =
-            session.append(crate::state::JournalEvent::HostGone {}).and_then(|()| session.checkpoint());
-        journaled.map_err(|error| Left::MayCost(format!("it is gone, but not recorded as such: {error}")))?;
-    }
-    match receipt.file(&folder) {
-        Ok(filed) => {
-            context.ui.note(&format!("  receipt: {}, sha256 {}", filed.path.display(), filed.sha256));
-        }
-        Err(error) => context.ui.warn(&format!("no receipt in {}: {error}", folder.display())),
-    }
-    Ok(Some(receipt))
 }

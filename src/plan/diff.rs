@@ -193,7 +193,8 @@ impl HostFate {
                 reasons.extend(named.map(|_| Reason::HostGone));
                 let same =
                     matches!((&seen.fingerprint, wanted), (Some(seen), Some(wanted)) if seen.is_of(wanted));
-                let fits = same && seen.status != HostStatus::Stopped;
+                let destroying = record.in_doubt.contains_key(&Work::Destroy.id());
+                let fits = same && !destroying && seen.status != HostStatus::Stopped;
                 let action = match (fits, in_doubt && named.is_none()) {
                     (true, true) => Action::Resume,
                     (true, false) => Action::Adopt,
@@ -205,6 +206,9 @@ impl HostFate {
                 });
                 if !same {
                     reasons.push(fingerprint_changed(seen.fingerprint.as_ref(), wanted));
+                }
+                if destroying {
+                    reasons.push(Reason::HostTainted { why: "its destroy was begun".to_owned() });
                 }
                 reasons.extend(stopped(seen));
                 let lost_because = match action {

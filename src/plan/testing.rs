@@ -315,6 +315,7 @@ impl Scene {
         self.record.host = Some(HostRecord {
             id: Some(id.clone()),
             provider: self.spec.provider.name.clone(),
+            scope: None,
             provider_config: self.spec.provider.config.clone(),
             sku: self.spec.sku.clone(),
             region: self.spec.region.clone(),

@@ -263,7 +263,7 @@ pub(super) fn parse(file: &Path, bytes: &[u8]) -> Result<Option<Journal>, StateE
             (JournalEvent::Opened { format_version, .. }, _) if *format_version > Record::FORMAT_VERSION => {
                 return Err(StateError::newer(file, *format_version, Record::FORMAT_VERSION));
             }
-            (JournalEvent::Opened { format_version, .. }, _) if *format_version < Record::FORMAT_VERSION => {
+            (JournalEvent::Opened { format_version, .. }, _) if *format_version == 0 => {
                 return Err(damaged(number, format!("no lane ever wrote format version {format_version}")));
             }
             (JournalEvent::Opened { lineage, base_serial, .. }, None) => {
@@ -317,6 +317,7 @@ pub(super) mod tests {
         HostRecord {
             id: None,
             provider: "nspawn".to_owned(),
+            scope: None,
             provider_config: serde_json::json!({"name": "nspawn", "z": 1, "a": [1.5, null, {"b": text}]}),
             sku: Sku::new(text),
             region: Region::fixed("local"),
@@ -487,9 +488,9 @@ pub(super) mod tests {
     #[test]
     fn a_newer_form_is_refused_as_such_even_with_keys_that_nobody_knows() {
         let good = lines(&number(&[opened(3)])).concat();
-        for newer in ["\"format_version\":2", "\"format_version\":2,\"novelty\":[]"] {
+        for newer in ["\"format_version\":3", "\"format_version\":3,\"novelty\":[]"] {
             let text = good.replace("\"format_version\":1", newer);
-            assert!(matches!(read(&text), Err(StateError::NewerFormat { found: 2, known: 1, .. })), "{text}");
+            assert!(matches!(read(&text), Err(StateError::NewerFormat { found: 3, known: 2, .. })), "{text}");
         }
     }
 

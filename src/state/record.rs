@@ -33,7 +33,7 @@ pub struct Record {
 
 impl Record {
     /// The version that this build writes.
-    pub const FORMAT_VERSION: u32 = 1;
+    pub const FORMAT_VERSION: u32 = 2;
 
     /// Returns the record of a lane that was never applied.
     pub fn new(lane: &str, lineage: Lineage) -> Self {
@@ -63,6 +63,9 @@ pub struct HostRecord {
     pub id: Option<HostId>,
     /// Provider's name.
     pub provider: String,
+    /// What the provider's listings covered when it was made; `None` where there is one scope only, or an older lane
+    /// recorded it.
+    pub scope: Option<String>,
     /// The provider's own keys, so that `destroy` needs no spec.
     pub provider_config: serde_json::Value,
     /// Instance type.

@@ -22,6 +22,8 @@ use crate::provider::Lineage;
 use crate::spec::Name;
 use crate::world::{World, fs};
 
+/// The version of a source's manifest that this build writes.
+const TREE_VERSION: u32 = 1;
 /// How many sealed journals stay in `logs/`.
 const KEPT_JOURNALS: usize = 20;
 /// How many copies of earlier records stay beside `state.json`.
@@ -142,7 +144,17 @@ fn way_out_of_damage(file: &Path, line: Option<usize>) -> String {
 type Migration = fn(Value) -> Result<Value, String>;
 
 /// The step from version `n` to `n + 1` stands at index `n - 1`.
-const MIGRATIONS: &[Migration] = &[];
+const MIGRATIONS: &[Migration] = &[with_scope];
+
+/// Version 2 says in which account or project a host was made.
+fn with_scope(mut value: Value) -> Result<Value, String> {
+    let record = value.as_object_mut().ok_or("it is no record")?;
+    record.insert("format_version".to_owned(), 2.into());
+    if let Some(host) = record.get_mut("host").and_then(Value::as_object_mut) {
+        host.insert("scope".to_owned(), Value::Null);
+    }
+    Ok(value)
+}
 
 fn migrate(mut value: Value, from: u32, table: &[Migration]) -> Result<Value, String> {
     let steps = (from as usize).checked_sub(1).and_then(|first| table.get(first..));
@@ -372,7 +384,7 @@ impl LaneDir {
     pub fn tree(&self, source: &Name) -> Result<Option<Tree>, StateError> {
         let path = self.tree_path(source);
         let Some(bytes) = read(&path)? else { return Ok(None) };
-        let manifest: Manifest<Tree> = parse(&path, &bytes, Record::FORMAT_VERSION, &[])?;
+        let manifest: Manifest<Tree> = parse(&path, &bytes, TREE_VERSION, &[])?;
         Ok(Some(manifest.tree))
     }
 
@@ -688,7 +700,7 @@ impl SharedSession {
     pub fn put_tree(&self, source: &Name, tree: &Tree) -> Result<(), StateError> {
         let path = self.dir.tree_path(source);
         make_folder(&self.dir.path().join("trees"))?;
-        let manifest = Manifest { format_version: Record::FORMAT_VERSION, tree };
+        let manifest = Manifest { format_version: TREE_VERSION, tree };
         let bytes =
             serde_json::to_vec(&manifest).map_err(|error| StateError::io("write", &path, error.into()))?;
         write(&path, &bytes)
@@ -885,10 +897,10 @@ pub(super) mod tests {
         assert!(with("hosts: []\n").0.contains("line 1 column 1"));
         assert!(with(&good.replace("\"demo\"", "\"prod\"")).0.contains("record of lane \"prod\""));
         let version =
-            |number: u32| good.replacen("\"format_version\": 1", &format!("\"format_version\": {number}"), 1);
+            |number: u32| good.replacen("\"format_version\": 2", &format!("\"format_version\": {number}"), 1);
         assert!(with(&version(0)).0.contains("no such format version as 0"));
-        let (newer, out) = with(&version(2).replacen('{', "{\"novelty\": 1,", 1));
-        assert!(newer.ends_with("state.json has format version 2; this lane knows up to 1"), "{newer}");
+        let (newer, out) = with(&version(3).replacen('{', "{\"novelty\": 1,", 1));
+        assert!(newer.ends_with("state.json has format version 3; this lane knows up to 2"), "{newer}");
         assert!(out.contains("version of lane that wrote it"));
         let (old, _) = with(&good.replacen("\"serial\": 2", "\"serial\": 1", 1));
         assert!(old.contains("its serial 1 is older than its journal, which continues 2"), "{old}");
@@ -1080,6 +1092,18 @@ pub(super) mod tests {
             migrate(serde_json::json!({}), 0, &table).unwrap_err(),
             "there is no such format version as 0"
         );
+    }
+
+    #[test]
+    fn a_record_of_version_1_keeps_its_host_and_knows_no_scope() {
+        let mut record = Record::new("demo", Lineage::fixed("01j00000000000000000000000"));
+        record.host = Some(crate::state::journal::tests::host("a"));
+        let mut old = serde_json::to_value(&record).unwrap();
+        old["format_version"] = 1.into();
+        old["host"].as_object_mut().unwrap().remove("scope");
+        let read = read_record(Path::new("state.json"), old.to_string().as_bytes()).unwrap();
+        assert_eq!(read, record);
+        assert_eq!((read.format_version, read.host.unwrap().scope), (2, None));
     }
 
     fn plan(version: u32) -> Plan {

@@ -1,7 +1,7 @@
 //! `destroy/host`: takes the host down and proves that nothing of it is left. Decides nothing about what comes after.
 
 use super::{StepContext, StepError, StepOutcome};
-use crate::apply::cloud::Known;
+use crate::apply::cloud::{Known, check_scope, may_cost_of};
 use crate::apply::receipt::Receipt;
 use crate::state::JournalEvent;
 
@@ -21,12 +21,10 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
 pub(super) async fn take_down(context: &StepContext) -> Result<Receipt, StepError> {
     let session = &context.run.session;
     let recorded = session.record().host;
-    let known = recorded.as_ref().map(|host| Known {
-        id: host.id.clone(),
-        sku: host.sku.clone(),
-        region: host.region.clone(),
-        created_at: host.created_at,
-    });
+    let known = recorded.as_ref().map(Known::of);
+    check_scope(context.run.provider.as_ref(), recorded.as_ref(), session.dir().lane())
+        .await
+        .map_err(|error| may_cost_of(&error))?;
     session.append(JournalEvent::DestroyIntended { id: known.as_ref().and_then(|host| host.id.clone()) })?;
     if let Some(host) = recorded.as_ref().filter(|host| host.address.is_some())
         && let Ok(remote) = context.run.connector.connect(host)
@@ -35,7 +33,6 @@ pub(super) async fn take_down(context: &StepContext) -> Result<Receipt, StepErro
     }
     let label = session.record().label();
     let receipt = context.cloud().take_down(&label, known.as_ref(), context.step.timeout).await?;
-    session.append(JournalEvent::HostGone {})?;
     if !receipt.destroyed.is_empty() {
         // The host is gone whether or not its receipt can be kept.
         context.note(match receipt.file(&session.dir().logs()) {
@@ -43,6 +40,8 @@ pub(super) async fn take_down(context: &StepContext) -> Result<Receipt, StepErro
             Err(error) => format!("no receipt in {}: {error}", session.dir().logs().display()),
         });
     }
+    // The receipt first: after this nobody takes anything down again, and none would ever be written.
+    session.append(JournalEvent::HostGone {})?;
     Ok(receipt)
 }
 
@@ -144,6 +143,31 @@ mod tests {
         let bench = Bench::new().with_host();
         bench.cloud.with(|state| state.failing_finds = 99);
         assert!(matches!(destroy(&bench).await.unwrap_err(), StepError::MayCost(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_cannot_be_looked_for_is_still_asked_to_go() {
+        let bench = Bench::new().with_host();
+        bench.cloud.with(|state| state.locked_out = true);
+        assert!(matches!(destroy(&bench).await.unwrap_err(), StepError::MayCost(_)));
+        assert!(bench.cloud.alive().is_empty());
+        assert!(bench.run.session.record().host.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_of_another_account_is_neither_destroyed_nor_forgotten() {
+        let bench = Bench::new();
+        bench.cloud.with(|state| state.scope = Some("account one".to_owned()));
+        let bench = bench.with_host();
+        bench.cloud.with(|state| state.scope = Some("account two".to_owned()));
+        let error = destroy(&bench).await.unwrap_err();
+        assert!(matches!(error, StepError::MayCost(_)), "{error}");
+        let error = error.to_string();
+        assert!(error.contains("account one") && error.contains("account two"), "{error}");
+        assert!(error.contains("lane state forget t --host"), "{error}");
+        assert!(bench.cloud.with(|state| state.destroyed.is_empty()));
+        let record = bench.run.session.record();
+        assert!(record.host.is_some() && !record.in_doubt.contains_key(&Work::Destroy.id()));
     }
 
     #[tokio::test(start_paused = true)]

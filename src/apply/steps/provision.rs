@@ -12,10 +12,11 @@ use tokio::time::Instant;
 use super::destroy::take_down;
 use super::host::{Backoff, RETRIES};
 use super::{StepContext, StepError, StepOutcome};
-use crate::plan::{Action, Digest, Fingerprint};
+use crate::apply::cloud::{check_scope, may_cost_of};
+use crate::plan::{Action, Digest, Fingerprint, Work};
 use crate::provider::{ClientToken, CreateRequest, Host, HostId, HostStatus, Money, ProviderError};
 use crate::spec::{self, AllowFrom, Spec};
-use crate::state::{HostRecord, JournalEvent};
+use crate::state::{HostRecord, JournalEvent, Record};
 use crate::transport::LaneKeys;
 use crate::user_data::{TimerAction, UserDataInput, render};
 
@@ -24,6 +25,8 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
     let spec = context.spec()?;
     check_spend(context, &spec)?;
     let record = context.run.session.record();
+    check_scope(context.run.provider.as_ref(), record.host.as_ref(), &record.lane).await?;
+    let scope = context.cloud().scope().await?;
     // A recorded host that is not listed may be a fresh one that the listing still hides.
     let mut in_doubt =
         record.host.is_some() || context.in_doubt.as_ref().is_some_and(|doubt| doubt.token.is_some());
@@ -41,19 +44,28 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
     let mut ambiguous = 0;
     let mut backoff = Backoff::new();
     loop {
-        if let Some(host) = settle(context, in_doubt).await? {
-            match unfit(&host, context.run.session.record().host.as_ref(), &context.step.fingerprint) {
+        let found = settle(context, in_doubt).await.map_err(|error| match error {
+            // An unanswered create that nobody could look for stays in doubt.
+            StepError::Provider(error)
+                if context.run.session.record().host.is_some_and(|host| host.id.is_none()) =>
+            {
+                may_cost_of(&error)
+            }
+            other => other,
+        })?;
+        if let Some(host) = found {
+            match unfit(&host, &context.run.session.record(), &context.step.fingerprint) {
                 None => {
                     if how == "created" && ambiguous == 0 {
                         how = "adopted";
                     }
-                    adopt(context, &spec, &host)?;
+                    adopt(context, &spec, &host, scope)?;
                     break;
                 }
                 Some(why) => {
                     context.note(format!("{} carries our label, but {why}; it goes first", host.id));
                     if context.run.session.record().host.is_none() {
-                        adopt(context, &spec, &host)?;
+                        adopt(context, &spec, &host, scope.clone())?;
                     }
                     context.run.session.append(JournalEvent::HostTainted { why })?;
                     take_down(context).await?;
@@ -71,8 +83,8 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
             return Err(StepError::Stopped);
         }
         let wish = match wish {
-            Some(ref wish) => wish,
-            None => wish.insert(Wish::new(context, &spec)?),
+            Some(ref mut wish) => wish,
+            None => wish.insert(Wish::new(context, &spec, scope.clone())?),
         };
         context.run.session.append(JournalEvent::CreateIntended {
             host: wish.record.clone(),
@@ -90,7 +102,10 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
             }
             Err(error @ ProviderError::Transient { .. }) if backoff.tries < RETRIES => {
                 context.note(format!("{error}; tries again"));
-                // What an unanswered create left in doubt stays in doubt.
+                // What an unanswered create left in doubt stays in doubt, under the token that was sent.
+                if !in_doubt {
+                    wish.request.token = new_token();
+                }
                 context.pause(backoff.next()).await?;
             }
             Err(error) => return Err(error.into()),
@@ -112,9 +127,9 @@ struct Wish {
 }
 
 impl Wish {
-    fn new(context: &StepContext, spec: &Spec) -> Result<Self, StepError> {
+    fn new(context: &StepContext, spec: &Spec, scope: Option<String>) -> Result<Self, StepError> {
         let run = &context.run;
-        let record = host_record(context, spec, run.world.now(), None)?;
+        let record = host_record(context, spec, scope, run.world.now(), None)?;
         let request = CreateRequest {
             label: run.session.record().label(),
             sku: spec.sku.clone(),
@@ -125,7 +140,7 @@ impl Wish {
             user_data: record.1,
             expires_at: record.0.expires_at,
             fingerprint: context.step.fingerprint.clone(),
-            token: ClientToken::new(ulid::Ulid::generate().to_string().to_ascii_lowercase()),
+            token: new_token(),
             allow_from: match &spec.access.allow_from {
                 AllowFrom::Auto => vec![],
                 AllowFrom::Cidrs(cidrs) => cidrs.clone(),
@@ -135,10 +150,15 @@ impl Wish {
     }
 }
 
+fn new_token() -> ClientToken {
+    ClientToken::new(ulid::Ulid::generate().to_string().to_ascii_lowercase())
+}
+
 /// Makes the record of a host that begins its life now, and its user-data.
 fn host_record(
     context: &StepContext,
     spec: &Spec,
+    scope: Option<String>,
     created_at: Timestamp,
     expires_at: Option<Timestamp>,
 ) -> Result<(HostRecord, String), StepError> {
@@ -187,6 +207,7 @@ fn host_record(
     let record = HostRecord {
         id: None,
         provider: spec.provider.name.clone(),
+        scope,
         provider_config: spec.provider.config.clone(),
         sku: spec.sku.clone(),
         region: spec.region.clone(),
@@ -239,11 +260,14 @@ async fn settle(context: &StepContext, in_doubt: bool) -> Result<Option<Host>, S
 }
 
 /// Says why a found host cannot be taken, if so.
-fn unfit(found: &Host, recorded: Option<&HostRecord>, wanted: &Fingerprint) -> Option<String> {
+fn unfit(found: &Host, record: &Record, wanted: &Fingerprint) -> Option<String> {
+    if record.in_doubt.contains_key(&Work::Destroy.id()) {
+        return Some("its destroy was begun".to_owned());
+    }
     if found.status == HostStatus::Stopped {
         return Some("it is switched off".to_owned());
     }
-    let fits = match (&found.fingerprint, recorded) {
+    let fits = match (&found.fingerprint, &record.host) {
         // A cloud's label may be shorter than a digest.
         (Some(found), _) => found.is_of(wanted),
         // A cloud that labels after the create may have been cut short; then our own intent says what it is.
@@ -254,14 +278,14 @@ fn unfit(found: &Host, recorded: Option<&HostRecord>, wanted: &Fingerprint) -> O
 }
 
 /// Puts a found host into the record.
-fn adopt(context: &StepContext, spec: &Spec, host: &Host) -> Result<(), StepError> {
+fn adopt(context: &StepContext, spec: &Spec, host: &Host, scope: Option<String>) -> Result<(), StepError> {
     let session = &context.run.session;
     match session.record().host {
         Some(recorded) if recorded.id.as_ref() == Some(&host.id) => return Ok(()),
         Some(recorded) if recorded.id.is_none() => {}
         _ => {
             let created_at = host.created_at.unwrap_or_else(|| context.run.world.now());
-            let (mut record, _) = host_record(context, spec, created_at, host.expires_at)?;
+            let (mut record, _) = host_record(context, spec, scope, created_at, host.expires_at)?;
             (record.sku, record.region) = (host.sku.clone(), host.region.clone());
             let token = ClientToken::new(String::new());
             session.append(JournalEvent::CreateIntended { host: record, token })?;
@@ -278,7 +302,9 @@ async fn wait_for_address(context: &StepContext) -> Result<(HostId, std::net::Ip
     let label = session.record().label();
     let deadline = context.deadline();
     let mut backoff = Backoff::new();
+    let mut absent_since: Option<Instant> = None;
     loop {
+        let asked = Instant::now();
         let found = context.cloud().find(&label).await?.into_iter().find(|host| host.id == id);
         let seen = match &found {
             Some(Host {
@@ -300,6 +326,17 @@ async fn wait_for_address(context: &StepContext) -> Result<(HostId, std::net::Ip
             Some(_) => "it has no address yet".to_owned(),
             None => "it is not in the listing".to_owned(),
         };
+        match &found {
+            Some(_) => absent_since = None,
+            // No listing hides a host for longer than this: it was there, and is not any more.
+            None if asked - *absent_since.get_or_insert(asked) > context.run.entry.listing_lag => {
+                let fate = context.run.provider.fate(&id).await.ok().flatten();
+                let why =
+                    fate.unwrap_or_else(|| "the cloud lists it no more and does not say why".to_owned());
+                return Err(StepError::Failed(format!("host {id} is gone: {why}; run `lane apply` again")));
+            }
+            None => {}
+        }
         let down = found.is_some_and(|host| host.status == HostStatus::Stopped);
         if down || Instant::now() >= deadline {
             let console = context.console_tail().await;
@@ -486,6 +523,48 @@ mod tests {
             "{error}"
         );
         assert_eq!(recorded(&bench).id, Some(HostId::fixed("h1")), "the journal knows what to destroy");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_create_that_nobody_can_look_for_stays_in_doubt() {
+        let bench = Bench::new();
+        bench.record_host(None, "wanted");
+        bench.cloud.with(|state| state.locked_out = true);
+        let error = provision(&bench).await.unwrap_err();
+        assert!(matches!(error, StepError::MayCost(_)), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_whose_destroy_was_begun_is_not_adopted() {
+        let bench = Bench::new().with_host();
+        bench.run.session.append(JournalEvent::DestroyIntended { id: recorded(&bench).id }).unwrap();
+        assert!(provision(&bench).await.unwrap().summary.starts_with("replaced"));
+        assert_eq!(bench.cloud.alive(), [HostId::fixed("h2")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_named_host_that_is_gone_is_not_waited_for() {
+        let bench = Bench::new();
+        bench.cloud.with(|state| state.lag = Duration::from_hours(1));
+        let before = Instant::now();
+        let error = provision(&bench).await.unwrap_err().to_string();
+        assert!(
+            error.starts_with("host h1 is gone:") && error.ends_with("run `lane apply` again"),
+            "{error}"
+        );
+        assert!(before.elapsed() < LAG * 2, "{:?}", before.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_scope_is_recorded_and_another_one_makes_nothing() {
+        let bench = Bench::new();
+        bench.cloud.with(|state| state.scope = Some("one".to_owned()));
+        provision(&bench).await.unwrap();
+        assert_eq!(recorded(&bench).scope.as_deref(), Some("one"));
+        bench.cloud.with(|state| state.scope = Some("two".to_owned()));
+        let error = provision(&bench).await.unwrap_err();
+        assert!(matches!(error, StepError::Provider(ProviderError::Unavailable { .. })), "{error}");
+        assert_eq!(bench.cloud.with(|state| (state.creates.len(), state.destroyed.len())), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -85,6 +85,11 @@ pub(in crate::apply) struct CloudState {
     pub(in crate::apply) latency: Duration,
     pub(in crate::apply) no_address: bool,
     pub(in crate::apply) console: Option<String>,
+    pub(in crate::apply) scope: Option<String>,
+    /// Ids are our own names, and a host's parts are there this long before the host is.
+    pub(in crate::apply) parts_first: Option<Duration>,
+    /// Its `find` answers that the credentials are wrong.
+    pub(in crate::apply) locked_out: bool,
 }
 
 /// A cloud with a memory, whose listing lags and whose answers get lost.
@@ -104,7 +109,10 @@ impl FakeCloud {
         visible_in: Duration,
     ) -> HostId {
         self.with(|state| {
-            let id = HostId::new(format!("h{}", state.listed.len() + 1));
+            let id = match state.parts_first {
+                Some(_) => HostId::new(label.to_string()),
+                None => HostId::new(format!("h{}", state.listed.len() + 1)),
+            };
             let address = (!state.no_address).then_some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)));
             let host = Host {
                 id: id.clone(),
@@ -135,7 +143,7 @@ impl FakeCloud {
 
     pub(in crate::apply) fn change_host(&self, id: &HostId, change: impl FnOnce(&mut Host)) {
         self.with(|state| {
-            change(&mut state.listed.iter_mut().find(|listed| listed.host.id == *id).unwrap().host);
+            change(&mut state.listed.iter_mut().rfind(|listed| listed.host.id == *id).unwrap().host);
         });
     }
 
@@ -173,7 +181,22 @@ impl Provider for FakeCloud {
                 self.make(request, lag);
                 Err(lost())
             }
-            None => Ok(self.make(request, lag)),
+            None => {
+                if let Some(time) = self.with(|state| state.parts_first) {
+                    let part = Residue {
+                        kind: "address".to_owned(),
+                        id: "a1".to_owned(),
+                        detail: "of a host".to_owned(),
+                        host: HostId::new(request.label.to_string()),
+                        label: Some(request.label.clone()),
+                        created_at: None,
+                        expires_at: Some(request.expires_at),
+                    };
+                    self.with(|state| state.residue.push(part));
+                    tokio::time::sleep(time).await;
+                }
+                Ok(self.make(request, lag))
+            }
         }
     }
 
@@ -182,6 +205,9 @@ impl Provider for FakeCloud {
         let now = Instant::now();
         self.with(|state| {
             state.finds += 1;
+            if state.locked_out {
+                return Err(ProviderError::Auth { provider: "fake", message: "expired".to_owned() });
+            }
             if state.failing_finds > 0 {
                 state.failing_finds -= 1;
                 let message = "busy".to_owned();
@@ -197,8 +223,11 @@ impl Provider for FakeCloud {
         self.take_time().await;
         self.with(|state| {
             let until = Instant::now() + state.linger;
-            if let Some(listed) = state.listed.iter_mut().find(|listed| listed.host.id == *id) {
+            for listed in state.listed.iter_mut().filter(|listed| listed.host.id == *id) {
                 listed.until.get_or_insert(until);
+            }
+            if state.parts_first.is_some() {
+                state.residue.retain(|part| part.host != *id);
             }
             if !state.destroyed.contains(id) {
                 state.destroyed.push(id.clone());
@@ -209,6 +238,10 @@ impl Provider for FakeCloud {
 
     async fn residue(&self, _selector: &Selector) -> Result<Vec<Residue>, ProviderError> {
         Ok(self.with(|state| state.residue.clone()))
+    }
+
+    async fn scope(&self) -> Result<Option<String>, ProviderError> {
+        Ok(self.with(|state| state.scope.clone()))
     }
 
     async fn console_log(&self, _id: &HostId) -> Result<Option<String>, ProviderError> {
@@ -448,6 +481,7 @@ impl Bench {
         let host = HostRecord {
             id: None,
             provider: "fake".to_owned(),
+            scope: self.cloud.with(|state| state.scope.clone()),
             provider_config: serde_json::Value::Null,
             sku: Sku::fixed("small"),
             region: Region::fixed("here"),
