@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fastrand::Rng;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep};
 
 use super::computer::Computer;
@@ -128,6 +128,8 @@ pub(super) struct Ledger {
     witness: Option<Witness>,
     /// What must never happen and did.
     pub(super) broken: Vec<String>,
+    /// A sweep of what has ended is under way: it may take nothing else.
+    pub(super) ended_only: bool,
     /// Label of the lane that runs; it may touch no other.
     ours: Option<Label>,
 }
@@ -156,6 +158,7 @@ impl Cloud {
             world: None,
             witness: None,
             broken: vec![],
+            ended_only: false,
             ours: None,
         };
         Self { ledger: Arc::new(Mutex::new(ledger)), fate }
@@ -175,7 +178,8 @@ impl Cloud {
     pub(super) fn add_by_hand(&self, label: &Label, fingerprint: Option<Fingerprint>) -> HostId {
         let mut ledger = self.ledger();
         let (now, created_at) = (Instant::now(), ledger.now());
-        ledger.make(label.clone(), fingerprint, created_at, created_at, now, true)
+        let expires_at = created_at + SignedDuration::from_hours(1000);
+        ledger.make(label.clone(), fingerprint, created_at, expires_at, now, true)
     }
 
     /// Puts a disk there that is left of another lane's host, and is billed until its owner comes.
@@ -378,14 +382,18 @@ impl Provider for Cloud {
             }
             let (listed, billed) = (ledger.rng.u64(..9_000), ledger.rng.u64(..20_000));
             let stays = ledger.happens(weather.cloud / 2);
-            let ours = ledger.ours.clone();
+            let (ours, now, ended_only) = (ledger.ours.clone(), ledger.now(), ledger.ended_only);
             if let Some(machine) = ledger.machines.iter_mut().find(|machine| machine.id == *id) {
+                let lives = ended_only && machine.expires_at > now && !machine.is_deleted();
                 let foreign = (Some(&machine.label) != ours.as_ref()).then(|| machine.label.clone());
                 // Sometimes the cloud says yes and does nothing.
                 if !stays {
                     let now = Instant::now();
                     let (listed, billed) = (Duration::from_millis(listed), Duration::from_millis(billed));
                     machine.deleted.get_or_insert((now + listed, now + billed));
+                }
+                if lives {
+                    ledger.broken.push(format!("I7: a sweep of what has ended took {id}, whose lease runs"));
                 }
                 if let Some(label) = foreign {
                     ledger.broken.push(format!("I6: {id} of {label} was destroyed"));

@@ -19,6 +19,7 @@ use crate::apply::event::EventSink;
 use crate::apply::executor::{self, RunOptions, RunSummary};
 use crate::apply::refresh::{RefreshInput, refresh};
 use crate::apply::steps::RunContext;
+use crate::apply::sweep::{self, Choice, Sweep};
 use crate::emulators::{self, Emulator};
 use crate::inputs::Inputs;
 use crate::plan::{self, Action, DiffError, DiffInput, Observed, Plan, Work};
@@ -61,6 +62,10 @@ pub(super) enum Verb {
     Plan,
     Apply,
     Destroy,
+    /// `sweep --expired`, where the lane has its state.
+    Sweep,
+    /// `sweep --expired`, on a machine that knows no lane.
+    SweepElsewhere,
 }
 
 /// How a run ended.
@@ -117,7 +122,7 @@ pub(super) struct Lane {
     disk: Rc<RefCell<SimDisk>>,
     last: RefCell<Last>,
     _guard: faults::Guard,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Lane {
@@ -183,7 +188,7 @@ impl Lane {
             disk,
             last: RefCell::default(),
             _guard: guard,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -192,7 +197,11 @@ impl Lane {
         self.fate.tell(format!("-- {verb:?} {trial:?}"));
         self.fate.begin(trial.dies_at, trial.dies_after);
         self.disk.borrow_mut().begin(trial.disk);
-        self.cloud.ledger().weather = trial.weather;
+        let ended_only = matches!(verb, Verb::Sweep | Verb::SweepElsewhere);
+        {
+            let mut ledger = self.cloud.ledger();
+            (ledger.weather, ledger.ended_only) = (trial.weather, ended_only);
+        }
         let died = self.fate.died();
         let ended = tokio::select! {
             biased;
@@ -227,7 +236,46 @@ impl Lane {
         self.last.borrow().clone()
     }
 
+    /// Takes down what has an ended lease, as `lane sweep --expired` does.
+    async fn sweep(&self, dirs: Vec<LaneDir>) -> Ended {
+        let abort = CancellationToken::new();
+        let cloud = || crate::apply::cloud::Cloud {
+            provider: self.provider.as_ref(),
+            entry: self.entry,
+            world: &self.world,
+            abort: &abort,
+            spec: None,
+            note: Box::new(|_| {}),
+        };
+        let began = self.world.now();
+        let (lanes, errors) = sweep::lanes(dirs);
+        if let Some(error) = errors.first() {
+            return Ended::Failed(error.to_string());
+        }
+        let found = match sweep::look(&cloud(), &lanes).await {
+            Ok(found) => found,
+            Err(error) => return Ended::Failed(error.to_string()),
+        };
+        let (mut ended, receipts) = (Ended::NoChanges, self.folder.path().join("sweeps"));
+        let chosen = found.iter().filter(|found| Choice::Expired.selects(found, began));
+        for found in chosen {
+            let limit = Duration::from_mins(15);
+            let sweep = Sweep { cloud: cloud(), choice: &Choice::Expired, began, receipts: &receipts, limit };
+            match sweep.take_down(found).await {
+                Ok(Some(_)) => ended = Ended::Done,
+                Ok(None) => {}
+                Err(left) => return Ended::Failed(format!("{left:?}")),
+            }
+        }
+        ended
+    }
+
     async fn process(&self, verb: Verb, trial: Trial) -> Ended {
+        match verb {
+            Verb::Sweep => return self.sweep(vec![self.dir.clone()]).await,
+            Verb::SweepElsewhere => return self.sweep(vec![]).await,
+            Verb::Plan | Verb::Apply | Verb::Destroy => {}
+        }
         let failed = |error: &dyn std::fmt::Display| Ended::Failed(error.to_string());
         let session = match self.dir.open(&self.world, "test") {
             Ok(session) => session,
@@ -243,10 +291,12 @@ impl Lane {
             Verb::Destroy => {
                 Ok(plan::diff_destroy(&record, &seen, None, self.spec.timeouts.destroy, self.world.now()))
             }
-            Verb::Plan | Verb::Apply => match self.plan(&record, &seen) {
-                Ok(plan) => plan,
-                Err(error) => return failed(&error),
-            },
+            Verb::Plan | Verb::Apply | Verb::Sweep | Verb::SweepElsewhere => {
+                match self.plan(&record, &seen) {
+                    Ok(plan) => plan,
+                    Err(error) => return failed(&error),
+                }
+            }
         };
         let plan = match plan {
             Ok(plan) => plan,

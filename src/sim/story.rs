@@ -258,12 +258,17 @@ async fn calm(lane: &Lane, verb: Verb, totals: &mut Totals) -> Result<(), String
 }
 
 fn any_op(rng: &mut Rng, points: u64) -> Op {
-    match rng.u8(..16) {
+    match rng.u8(..18) {
         0..8 => Op::Run(Verb::Apply, any_trial(rng, points)),
         8..11 => Op::Run(Verb::Destroy, any_trial(rng, points)),
         11..13 => Op::Edit(Edit::ALL[rng.usize(..Edit::ALL.len())]),
         13..15 => Op::Act(Act::ALL[rng.usize(..Act::ALL.len())]),
-        _ => Op::Wait(rng.u64(..60)),
+        15 => match rng.u8(..2) {
+            0 => Op::Run(Verb::Sweep, any_trial(rng, points)),
+            _ => Op::Run(Verb::SweepElsewhere, any_trial(rng, points)),
+        },
+        // Some last longer than a lease.
+        _ => Op::Wait(if rng.bool() { rng.u64(..60) } else { rng.u64(..6 * 3600) }),
     }
 }
 
