@@ -3,6 +3,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CARGO ?= cargo
 SEEDS ?= 10000
 SEED ?=
+ADAPTER ?=
 KILLS ?= 200
 HOST_PACKAGES := systemd-container mmdebstrap debian-archive-keyring rsync openssh-client iproute2 nftables gcc libc6-dev python3 procps
 TEST_PACKAGES := $(HOST_PACKAGES) openssh-server openssl strace python3-venv
@@ -12,7 +13,8 @@ TEST_PACKAGES := $(HOST_PACKAGES) openssh-server openssl strace python3-venv
 help:
 	@echo "make demo    take a lane through its whole life on a host that boots here"
 	@echo "make test    every check: formatting, lints, unit, property, snapshot and real-host tests"
-	@echo "make crash   $(SEEDS) stories in which everything fails, simulated; SEED=n replays one"
+	@echo "make crash   $(SEEDS) stories in which everything fails, simulated, each point of a run too;"
+	@echo "             SEED=n replays one, ADAPTER=aws, azure, gcp or fake takes that alone"
 	@echo "make chaos   $(KILLS) kills, cut networks, full disks and reboots on hosts that really boot"
 	@echo "make fuzz    every parser with made-up input, FUZZ_SECONDS each (60)"
 	@echo "make bench   how long planning and digesting take"
@@ -34,9 +36,10 @@ demo: deps
 test: test-deps lint
 	tests/run-tests.sh
 
-# One seed: make crash SEED=118
+# One seed: make crash SEED=118 ADAPTER=aws
 crash:
-	LANE_CRASH_SEED=$(SEED) LANE_CRASH_SEEDS=$(SEEDS) $(CARGO) test --locked --profile demo --lib sim:: -- --nocapture --test-threads=1
+	LANE_CRASH_SEED=$(SEED) LANE_CRASH_ADAPTER=$(ADAPTER) LANE_CRASH_SEEDS=$(SEEDS) \
+	  $(CARGO) test --locked --profile demo --lib $(if $(SEED),sim::i1_to_i20,sim::) -- --nocapture --test-threads=1
 
 chaos: test-deps
 	LANE_CHAOS_KILLS=$(KILLS) $(CARGO) test --locked --test it chaos:: -- --nocapture --test-threads=1

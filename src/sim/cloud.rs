@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fastrand::Rng;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, sleep};
 
 use super::computer::Computer;
@@ -125,12 +125,16 @@ type Witness = Box<dyn Fn(&ClientToken) -> bool + Send>;
 pub(super) struct Ledger {
     pub(super) rng: Rng,
     pub(super) weather: Weather,
+    /// How long a fresh host may be hidden: what the entry that is asked promises.
+    lag: Duration,
     pub(super) machines: Vec<Machine>,
     calls: Vec<Call>,
     world: Option<World>,
     witness: Option<Witness>,
     /// What must never happen and did.
     pub(super) broken: Vec<String>,
+    /// A sweep of what has ended is under way: it may take nothing else.
+    pub(super) ended_only: bool,
     /// Label of the lane that runs; it may touch no other.
     ours: Option<Label>,
 }
@@ -149,15 +153,17 @@ impl std::fmt::Debug for Cloud {
 }
 
 impl Cloud {
-    pub(super) fn new(fate: Fate, seed: u64) -> Self {
+    pub(super) fn new(fate: Fate, seed: u64, lag: Duration) -> Self {
         let ledger = Ledger {
             rng: Rng::with_seed(seed),
             weather: Weather::default(),
+            lag,
             machines: vec![],
             calls: vec![],
             world: None,
             witness: None,
             broken: vec![],
+            ended_only: false,
             ours: None,
         };
         Self { ledger: Arc::new(Mutex::new(ledger)), fate }
@@ -177,9 +183,17 @@ impl Cloud {
     pub(super) fn add_by_hand(&self, label: &Label, fingerprint: Option<Fingerprint>) -> HostId {
         let mut ledger = self.ledger();
         let (now, created_at) = (Instant::now(), ledger.now());
-        let id = ledger.make(label.clone(), fingerprint, created_at, created_at, now);
-        ledger.machines.last_mut().expect("just made").by_hand = true;
-        id
+        let expires_at = created_at + SignedDuration::from_hours(1000);
+        ledger.make(label.clone(), fingerprint, created_at, expires_at, now, true)
+    }
+
+    /// Puts a disk there that is left of another lane's host, and is billed until its owner comes.
+    pub(super) fn add_leftover(&self, label: &Label) {
+        let id = self.add_by_hand(label, None);
+        let mut ledger = self.ledger();
+        let machine = ledger.machines.iter_mut().find(|machine| machine.id == id).expect("just made");
+        let now = Instant::now();
+        machine.deleted = Some((now, now + Duration::from_hours(1000)));
     }
 
     async fn answer_takes(&self) {
@@ -211,7 +225,16 @@ impl Ledger {
         created_at: Timestamp,
         expires_at: Timestamp,
         visible_from: Instant,
+        by_hand: bool,
     ) -> HostId {
+        // Whatever the label's last host still costs, a second one must not add to it; a person's are their own affair.
+        if let Some(other) = self.machines.iter().find(|other| other.label == label && other.is_billed())
+            && self.ours.as_ref() == Some(&label)
+            && !by_hand
+        {
+            let how = if other.is_deleted() { "deleted and still billed" } else { "alive" };
+            self.broken.push(format!("I1: a host of {label} was made while {} is {how}", other.id));
+        }
         let number = u8::try_from(self.machines.len()).expect("few machines");
         let id = HostId::new(format!("h{number}"));
         let computer = Computer::new(label.lineage.as_str(), &mut self.rng);
@@ -225,7 +248,7 @@ impl Ledger {
             visible_from,
             on: true,
             deleted: None,
-            by_hand: false,
+            by_hand,
             computer,
         });
         id
@@ -306,10 +329,11 @@ impl Provider for Cloud {
         let (id, fails) = {
             let mut ledger = self.ledger();
             // What is hidden, is hidden for any part of the lag.
-            let hidden = LAG.mul_f64(ledger.rng.f64() * 0.95);
+            let hidden = ledger.lag.mul_f64(ledger.rng.f64() * 0.95);
             let created_at = ledger.now();
             let (label, print) = (request.label.clone(), Some(request.fingerprint.clone()));
-            let id = ledger.make(label, print, created_at, request.expires_at, Instant::now() + hidden);
+            let from = Instant::now() + hidden;
+            let id = ledger.make(label, print, created_at, request.expires_at, from, false);
             let weather = ledger.weather;
             (id, ledger.happens(weather.cloud))
         };
@@ -363,14 +387,18 @@ impl Provider for Cloud {
             }
             let (listed, billed) = (ledger.rng.u64(..9_000), ledger.rng.u64(..20_000));
             let stays = ledger.happens(weather.cloud / 2);
-            let ours = ledger.ours.clone();
+            let (ours, now, ended_only) = (ledger.ours.clone(), ledger.now(), ledger.ended_only);
             if let Some(machine) = ledger.machines.iter_mut().find(|machine| machine.id == *id) {
+                let lives = ended_only && machine.expires_at > now && !machine.is_deleted();
                 let foreign = (Some(&machine.label) != ours.as_ref()).then(|| machine.label.clone());
                 // Sometimes the cloud says yes and does nothing.
                 if !stays {
                     let now = Instant::now();
                     let (listed, billed) = (Duration::from_millis(listed), Duration::from_millis(billed));
                     machine.deleted.get_or_insert((now + listed, now + billed));
+                }
+                if lives {
+                    ledger.broken.push(format!("I7: a sweep of what has ended took {id}, whose lease runs"));
                 }
                 if let Some(label) = foreign {
                     ledger.broken.push(format!("I6: {id} of {label} was destroyed"));

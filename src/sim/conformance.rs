@@ -48,11 +48,11 @@ fn connect(adapter: &str, wire: Arc<dyn Wire>) -> Box<dyn Provider> {
 }
 
 fn subjects() -> Vec<Subject> {
-    let fake = Cloud::new(Fate::default(), 1);
+    let fake = Cloud::new(Fate::default(), 1, LAG);
     let mut subjects =
         vec![Subject { name: "fake", provider: Box::new(fake.clone()), emulator: None, cloud: fake }];
     for name in ADAPTERS {
-        let cloud = Cloud::new(Fate::default(), 1);
+        let cloud = Cloud::new(Fate::default(), 1, LAG);
         let emulator = emulators::over(name, Arc::new(cloud.clone())).unwrap();
         let wire: Arc<dyn Wire> = Arc::<dyn Emulator>::clone(&emulator);
         subjects.push(Subject { name, provider: connect(name, wire), emulator: Some(emulator), cloud });

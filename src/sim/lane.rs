@@ -12,17 +12,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cloud::{Cloud, ENTRY, Weather};
-use super::disk::{SimDisk, Trouble};
+use super::disk::{Keeps, SimDisk, Trouble};
 use super::fate::Fate;
 use super::wire::Perilous;
 use crate::apply::event::EventSink;
 use crate::apply::executor::{self, RunOptions, RunSummary};
 use crate::apply::refresh::{RefreshInput, refresh};
 use crate::apply::steps::RunContext;
+use crate::apply::sweep::{self, Choice, Sweep};
 use crate::emulators::{self, Emulator};
 use crate::inputs::Inputs;
 use crate::plan::{self, Action, DiffError, DiffInput, Observed, Plan, Work};
-use crate::provider::{self, HostId, Link, Provider};
+use crate::provider::{self, Entry, HostId, Link, Provider};
 use crate::spec::Spec;
 use crate::state::{LaneDir, Record, SharedSession, StateError};
 use crate::world::fs::faults;
@@ -49,7 +50,7 @@ pub(super) struct Trial {
     /// The process dies right after the point whose name holds this.
     pub(super) dies_after: Option<&'static str>,
     /// And the machine under it loses its power.
-    pub(super) power: bool,
+    pub(super) power: Option<Keeps>,
     pub(super) disk: Option<Trouble>,
     pub(super) weather: Weather,
     /// Seconds after which the operator presses Ctrl-C.
@@ -61,6 +62,10 @@ pub(super) enum Verb {
     Plan,
     Apply,
     Destroy,
+    /// `sweep --expired`, where the lane has its state.
+    Sweep,
+    /// `sweep --expired`, on a machine that knows no lane.
+    SweepElsewhere,
 }
 
 /// How a run ended.
@@ -90,10 +95,22 @@ impl std::fmt::Display for Ended {
     }
 }
 
+/// What is known of the process before.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Last {
+    /// How many points it passed.
+    pub(super) reached: u64,
+    /// What it was about to do when it died.
+    pub(super) words: Vec<String>,
+    /// In how many ways the disk could have kept what was pending then.
+    pub(super) ways: u64,
+}
+
 pub(super) struct Lane {
     pub(super) spec: Spec,
     pub(super) inputs: Inputs,
     pub(super) cloud: Cloud,
+    entry: &'static Entry,
     /// What the lane asks: the cloud itself, or an adapter that speaks to an emulator of its API over it.
     provider: Arc<dyn Provider>,
     pub(super) emulator: Option<Arc<dyn Emulator>>,
@@ -103,9 +120,9 @@ pub(super) struct Lane {
     /// How many edits and acts there were that can make a step run again.
     pub(super) disturbances: std::cell::Cell<u32>,
     disk: Rc<RefCell<SimDisk>>,
-    last: std::cell::RefCell<(u64, Vec<String>)>,
+    last: RefCell<Last>,
     _guard: faults::Guard,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Lane {
@@ -123,11 +140,15 @@ impl Lane {
             adapter.map(endpoint).into_iter().collect(),
             folder.path().to_owned(),
         );
-        let (spec, inputs) = plan::testing::lane();
+        let (mut spec, inputs) = plan::testing::lane();
+        let entry = adapter.map_or(&ENTRY, |name| provider::by_name(name).expect("an adapter"));
+        if let Some(name) = adapter {
+            (spec.provider.name, spec.provider.config) = (name.to_owned(), emulators::keys(name));
+        }
         let dir = LaneDir::new(&folder.path().join("state"), spec.name.as_str());
         let record = dir.load_or_init(&world).expect("a record");
         let fate = Fate::default();
-        let cloud = Cloud::new(fate.clone(), seed);
+        let cloud = Cloud::new(fate.clone(), seed, entry.listing_lag);
         let witness = {
             let dir = dir.clone();
             move |token: &_| {
@@ -144,9 +165,8 @@ impl Lane {
             adapter.map(|name| emulators::over(name, Arc::new(cloud.clone())).expect("an emulator"));
         let provider: Arc<dyn Provider> = match (adapter, &emulator) {
             (Some(name), Some(emulator)) => {
-                let wire = Perilous { emulator: Arc::clone(emulator), fate: fate.clone() };
-                let connect = provider::by_name(name).expect("an adapter").connect;
-                connect(&world, &emulators::keys(name), Link::Wire(Arc::new(wire)))
+                let wire = Perilous { adapter: name, emulator: Arc::clone(emulator), cloud: cloud.clone() };
+                (entry.connect)(&world, &emulators::keys(name), Link::Wire(Arc::new(wire)))
                     .expect("a provider")
                     .into()
             }
@@ -158,6 +178,7 @@ impl Lane {
             spec,
             inputs,
             cloud,
+            entry,
             provider,
             emulator,
             fate,
@@ -167,7 +188,7 @@ impl Lane {
             disk,
             last: RefCell::default(),
             _guard: guard,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -176,7 +197,11 @@ impl Lane {
         self.fate.tell(format!("-- {verb:?} {trial:?}"));
         self.fate.begin(trial.dies_at, trial.dies_after);
         self.disk.borrow_mut().begin(trial.disk);
-        self.cloud.ledger().weather = trial.weather;
+        let ended_only = matches!(verb, Verb::Sweep | Verb::SweepElsewhere);
+        {
+            let mut ledger = self.cloud.ledger();
+            (ledger.weather, ledger.ended_only) = (trial.weather, ended_only);
+        }
         let died = self.fate.died();
         let ended = tokio::select! {
             biased;
@@ -188,12 +213,13 @@ impl Lane {
             tokio::task::yield_now().await;
         }
         let ended = if self.fate.is_dead() { Ended::Died } else { ended };
-        *self.last.borrow_mut() = (self.fate.reached(), self.fate.last_words());
-        self.fate.begin(None, None);
         let mut disk = self.disk.borrow_mut();
+        *self.last.borrow_mut() =
+            Last { reached: self.fate.reached(), words: self.fate.last_words(), ways: disk.ways() };
+        self.fate.begin(None, None);
         disk.begin(None);
-        if trial.power && matches!(ended, Ended::Died) {
-            disk.lose_power();
+        if let (Some(keeps), Ended::Died) = (trial.power, &ended) {
+            disk.lose_power(keeps);
         }
         disk.settle();
         self.fate.tell(format!("-- {ended}"));
@@ -205,17 +231,51 @@ impl Lane {
         self.emulator.as_ref().map_or_else(|| machine.clone(), |emulator| emulator.id_of(machine))
     }
 
-    /// Returns how many points the last process passed.
-    pub(super) fn last_reached(&self) -> u64 {
-        self.last.borrow().0
+    /// Tells of the last process.
+    pub(super) fn last(&self) -> Last {
+        self.last.borrow().clone()
     }
 
-    /// Returns what the last process was about to do when it died.
-    pub(super) fn last_words(&self) -> Vec<String> {
-        self.last.borrow().1.clone()
+    /// Takes down what has an ended lease, as `lane sweep --expired` does.
+    async fn sweep(&self, dirs: Vec<LaneDir>) -> Ended {
+        let abort = CancellationToken::new();
+        let cloud = || crate::apply::cloud::Cloud {
+            provider: self.provider.as_ref(),
+            entry: self.entry,
+            world: &self.world,
+            abort: &abort,
+            spec: None,
+            note: Box::new(|_| {}),
+        };
+        let began = self.world.now();
+        let (lanes, errors) = sweep::lanes(dirs);
+        if let Some(error) = errors.first() {
+            return Ended::Failed(error.to_string());
+        }
+        let found = match sweep::look(&cloud(), &lanes).await {
+            Ok(found) => found,
+            Err(error) => return Ended::Failed(error.to_string()),
+        };
+        let (mut ended, receipts) = (Ended::NoChanges, self.folder.path().join("sweeps"));
+        let chosen = found.iter().filter(|found| Choice::Expired.selects(found, began));
+        for found in chosen {
+            let limit = Duration::from_mins(15);
+            let sweep = Sweep { cloud: cloud(), choice: &Choice::Expired, began, receipts: &receipts, limit };
+            match sweep.take_down(found).await {
+                Ok(Some(_)) => ended = Ended::Done,
+                Ok(None) => {}
+                Err(left) => return Ended::Failed(format!("{left:?}")),
+            }
+        }
+        ended
     }
 
     async fn process(&self, verb: Verb, trial: Trial) -> Ended {
+        match verb {
+            Verb::Sweep => return self.sweep(vec![self.dir.clone()]).await,
+            Verb::SweepElsewhere => return self.sweep(vec![]).await,
+            Verb::Plan | Verb::Apply | Verb::Destroy => {}
+        }
         let failed = |error: &dyn std::fmt::Display| Ended::Failed(error.to_string());
         let session = match self.dir.open(&self.world, "test") {
             Ok(session) => session,
@@ -231,10 +291,12 @@ impl Lane {
             Verb::Destroy => {
                 Ok(plan::diff_destroy(&record, &seen, None, self.spec.timeouts.destroy, self.world.now()))
             }
-            Verb::Plan | Verb::Apply => match self.plan(&record, &seen) {
-                Ok(plan) => plan,
-                Err(error) => return failed(&error),
-            },
+            Verb::Plan | Verb::Apply | Verb::Sweep | Verb::SweepElsewhere => {
+                match self.plan(&record, &seen) {
+                    Ok(plan) => plan,
+                    Err(error) => return failed(&error),
+                }
+            }
         };
         let plan = match plan {
             Ok(plan) => plan,
@@ -321,7 +383,7 @@ impl Lane {
             inputs: Arc::new(self.inputs.clone()),
             session,
             provider: Arc::clone(&self.provider),
-            entry: &ENTRY,
+            entry: self.entry,
             connector: Arc::new(self.cloud.clone()),
             events: EventSink::channel().0,
             stopping: stopping.clone(),

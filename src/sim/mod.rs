@@ -16,23 +16,50 @@ mod wire;
 
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
 use cloud::Weather;
-use disk::Trouble;
+use disk::{Keeps, Trouble};
 use lane::{Trial, Verb};
 use story::{Op, Story, Totals};
 
 use crate::world::World;
 
 /// Stories of the plain test; `make crash` asks for more.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 100;
 
-fn variable(name: &str) -> Option<u64> {
-    World::capture().ok()?.var(name)?.parse().ok()
+/// Of the points at which a run may die, the plain test tries one in so many; `make crash` tries each.
+const STRIDE: usize = 23;
+
+/// How many of the ways in which a disk may keep what was pending are tried, where there are more.
+const WAYS: u64 = 36;
+
+fn variable(name: &str) -> Option<String> {
+    Some(World::capture().ok()?.var(name)?.to_owned()).filter(|value| !value.is_empty())
+}
+
+fn number(name: &str) -> Option<u64> {
+    variable(name)?.parse().ok()
+}
+
+/// Tells whether everything is to be tried, however long it takes.
+fn is_thorough() -> bool {
+    number("LANE_CRASH_SEEDS").is_some()
+}
+
+/// Returns what is asked: the fake cloud itself, and each adapter over it.
+fn subjects() -> Vec<Option<&'static str>> {
+    let asked = variable("LANE_CRASH_ADAPTER");
+    let all = std::iter::once(None).chain(crate::emulators::ADAPTERS.map(Some));
+    let all: Vec<_> =
+        all.filter(|adapter| asked.as_ref().is_none_or(|asked| asked == adapter.unwrap_or("fake"))).collect();
+    assert!(
+        !all.is_empty(),
+        "LANE_CRASH_ADAPTER is {asked:?}: it takes fake, or an adapter with an emulator"
+    );
+    all
 }
 
 /// Tells every story in its own virtual time.
@@ -43,57 +70,21 @@ fn tell(story: &Story) -> Result<Totals, String> {
     runtime.expect("a runtime").block_on(story.tell())
 }
 
-fn report(what: &str, stories: u64, totals: &Totals, took: Duration) {
-    println!(
-        "{what}: {stories} stories, {} processes, {} killed ({} by a power loss) at {} different points, {} edits, \
-         {} acts of a person, {} hosts made: no orphan, no duplicate, no lost step; {:.1} s",
-        totals.runs,
-        totals.deaths,
-        totals.power_losses,
-        totals.points.len(),
-        totals.edits,
-        totals.acts,
-        totals.machines,
-        took.as_secs_f64()
-    );
-}
-
-#[test]
-fn i1_to_i20_any_story_ends_well() {
-    many(None, SEEDS);
-}
-
-/// The same through each adapter that has an emulator: its requests, its reading of answers, its order of deletes.
-#[test]
-fn i1_to_i20_any_story_through_an_adapter_ends_well() {
-    for adapter in crate::emulators::ADAPTERS {
-        many(Some(adapter), SEEDS / 4);
-    }
-}
-
-fn many(adapter: Option<&'static str>, seeds: u64) {
-    let what = adapter.unwrap_or("seeds");
-    if let Some(seed) = variable("LANE_CRASH_SEED") {
-        match tell(&Story::of_seed(seed, adapter)) {
-            Ok(_) => println!("{what}, seed {seed}: nothing found"),
-            Err(found) => panic!("{what}, seed {seed}:\n{found}"),
-        }
-        return;
-    }
-    let count = variable("LANE_CRASH_SEEDS").map_or(seeds, |asked| asked * seeds / SEEDS);
-    let began = std::time::Instant::now();
-    let (next, totals, found) = (AtomicU64::new(0), Mutex::new(Totals::default()), Mutex::new(vec![]));
+/// Tells stories on all cores, until a few have failed; returns what they came to, and what was found.
+fn each<T: Sync>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<Totals, String> + Sync,
+) -> (Totals, Vec<(usize, String)>) {
+    let (next, totals, found) = (AtomicUsize::new(0), Mutex::new(Totals::default()), Mutex::new(vec![]));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= count || found.lock().unwrap().len() >= 5 {
-                        return;
-                    }
-                    match tell(&Story::of_seed(seed, adapter)) {
+                while found.lock().unwrap().len() < 5 {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(at) else { return };
+                    match work(item) {
                         Ok(told) => totals.lock().unwrap().add(told),
-                        Err(why) => found.lock().unwrap().push((seed, why)),
+                        Err(why) => found.lock().unwrap().push((at, why)),
                     }
                 }
             });
@@ -101,16 +92,65 @@ fn many(adapter: Option<&'static str>, seeds: u64) {
     });
     let mut found = found.into_inner().unwrap();
     found.sort();
-    if let Some((seed, why)) = found.first() {
-        let seeds: Vec<u64> = found.iter().map(|(seed, _)| *seed).collect();
-        panic!("{what}: seeds {seeds:?} fail; replay one with `make crash SEED={seed}`. Seed {seed}:\n{why}");
+    (totals.into_inner().unwrap(), found)
+}
+
+fn report(what: &str, adapter: Option<&str>, totals: &Totals, began: std::time::Instant) {
+    println!(
+        "{}, {what}: {} schedules, {} processes, {} killed ({} by a power loss) at {} different points, {} edits, \
+         {} acts of a person, {} hosts made: no orphan, no duplicate, no lost step; {:.1} s",
+        adapter.unwrap_or("fake"),
+        totals.stories,
+        totals.runs,
+        totals.deaths,
+        totals.power_losses,
+        totals.points.len(),
+        totals.edits,
+        totals.acts,
+        totals.machines,
+        began.elapsed().as_secs_f64()
+    );
+}
+
+#[test]
+fn i1_to_i20_any_story_ends_well() {
+    if subjects().contains(&None) {
+        many(None, SEEDS);
     }
-    report(what, count, &totals.into_inner().unwrap(), began.elapsed());
+}
+
+/// The same through each adapter that has an emulator: its requests, its reading of answers, its order of deletes.
+#[test]
+fn i1_to_i20_any_story_through_an_adapter_ends_well() {
+    for adapter in subjects().into_iter().flatten() {
+        many(Some(adapter), SEEDS / 5);
+    }
+}
+
+fn many(adapter: Option<&'static str>, seeds: u64) {
+    let what = adapter.unwrap_or("fake");
+    if let Some(seed) = number("LANE_CRASH_SEED") {
+        match tell(&Story::of_seed(seed, adapter)) {
+            Ok(_) => println!("{what}, seed {seed}: nothing found"),
+            Err(found) => panic!("{what}, seed {seed}:\n{found}"),
+        }
+        return;
+    }
+    let count = number("LANE_CRASH_SEEDS").map_or(seeds, |asked| asked * seeds / SEEDS);
+    let began = std::time::Instant::now();
+    let all: Vec<u64> = (0..count).collect();
+    let (totals, found) = each(&all, |seed| tell(&Story::of_seed(*seed, adapter)));
+    if let Some((seed, why)) = found.first() {
+        let seeds: Vec<usize> = found.iter().map(|(seed, _)| *seed).collect();
+        panic!(
+            "{what}: seeds {seeds:?} fail; replay one with `make crash SEED={seed} ADAPTER={what}`. Seed {seed}:\n{why}"
+        );
+    }
+    report(&format!("{count} seeds"), adapter, &totals, began);
 }
 
 /// Dies at each point of a run in turn, in each way, and goes on with a new process.
-#[test]
-fn i1_a_run_may_die_at_every_point() {
+fn every_point(adapter: Option<&'static str>) {
     let apply = Op::Run(Verb::Apply, Trial::default());
     let lost_create = Trial { dies_after: Some("create lane-"), ..Trial::default() };
     // What was before the run that dies: nothing, a lane that is up, one that needs a new host, one half destroyed.
@@ -132,58 +172,112 @@ fn i1_a_run_may_die_at_every_point() {
             vec![apply.clone(), Op::Act(story::Act::DeleteHost)],
             Verb::Apply,
         ),
-        ("destroy", vec![apply.clone()], Verb::Destroy),
+        ("destroy", vec![apply], Verb::Destroy),
         ("destroy after a create without an answer", vec![Op::Run(Verb::Apply, lost_create)], Verb::Destroy),
     ];
     let began = std::time::Instant::now();
-    let (mut stories, mut totals) = (0, Totals::default());
-    for (name, ops, verb) in before {
-        let story =
-            |ops: Vec<Op>| Story { adapter: None, seed: 7, ops, ends_with_apply: verb == Verb::Apply };
-        let whole = story([ops.clone(), vec![Op::Run(verb, Trial::default())]].concat());
-        let points = tell(&whole).unwrap_or_else(|why| panic!("{name}:\n{why}")).last_run;
-        assert!(points > 5, "{name} passes {points} points");
-        for at in 0..points {
-            for power in [false, true] {
-                let trial = Trial { dies_at: Some(at), power, ..Trial::default() };
-                let mut all = [ops.clone(), vec![Op::Run(verb, trial)]].concat();
-                // A second death right after is as likely as the first.
-                if power {
-                    all.push(Op::Run(verb, Trial { dies_at: Some(at % 5), ..trial }));
-                }
-                let told = tell(&story(all))
-                    .unwrap_or_else(|why| panic!("{name}, dies at {at}, power {power}:\n{why}"));
-                totals.add(told);
-                stories += 1;
-            }
+    let story =
+        |verb: Verb, ops: Vec<Op>| Story { adapter, seed: 7, ops, ends_with_apply: verb == Verb::Apply };
+    let mut all = Vec::new();
+    for (name, ops, verb) in &before {
+        // What an adapter adds to an apply is all in the first one.
+        if adapter.is_some() && name.starts_with("apply after an edit") | name.contains("removes") {
+            continue;
         }
+        let whole = story(*verb, [ops.clone(), vec![Op::Run(*verb, Trial::default())]].concat());
+        let points =
+            tell(&whole).unwrap_or_else(|why| panic!("{adapter:?}, {name}:\n{why}")).last_run.reached;
+        assert!(points > 5, "{name} passes {points} points");
+        all.extend((0..points).map(|at| (*name, ops, *verb, at)));
     }
-    report("every point", stories, &totals, began.elapsed());
+    let points = all.len();
+    let stride = match adapter {
+        _ if is_thorough() => 1,
+        None => STRIDE,
+        Some(_) => STRIDE * 4,
+    };
+    let tried: Vec<_> = all.into_iter().step_by(stride).collect();
+    let (totals, found) = each(&tried, |(name, ops, verb, at)| {
+        let dies = |power| {
+            let trial = Trial { dies_at: Some(*at), power, ..Trial::default() };
+            [(*ops).clone(), vec![Op::Run(*verb, trial)]].concat()
+        };
+        let tell = |power, ops| {
+            tell(&story(*verb, ops)).map_err(|why| format!("{name}, dies at {at}, power {power:?}:\n{why}"))
+        };
+        let mut totals = tell(None, dies(None))?;
+        // A second death right after is as likely as the first.
+        let drawn = Some(Keeps::Drawn);
+        let again = Trial { dies_at: Some(at % 5), power: drawn, ..Trial::default() };
+        totals.add(tell(drawn, [dies(drawn), vec![Op::Run(*verb, again)]].concat())?);
+        // What the disk keeps is no affair of an adapter.
+        let mut ways = if adapter.is_none() { 1 } else { 0 };
+        let mut way = 0;
+        while way < ways {
+            let power = Some(Keeps::Way(way));
+            let told = tell(power, dies(power))?;
+            ways = told.last_run.ways.min(if is_thorough() { WAYS } else { 4 });
+            totals.add(told);
+            way += 1;
+        }
+        Ok(totals)
+    });
+    if let Some((_, why)) = found.first() {
+        panic!("{}: {} of {} points fail. {why}", adapter.unwrap_or("fake"), found.len(), tried.len());
+    }
+    report(&format!("{} of {points} crash points", tried.len()), adapter, &totals, began);
+}
+
+#[test]
+fn i1_a_run_may_die_at_every_point() {
+    if number("LANE_CRASH_SEED").is_none() && subjects().contains(&None) {
+        every_point(None);
+    }
+}
+
+/// The same before and after every request that an adapter sends.
+#[test]
+fn i1_a_run_through_an_adapter_may_die_at_every_request() {
+    for adapter in subjects().into_iter().flatten().filter(|_| number("LANE_CRASH_SEED").is_none()) {
+        every_point(Some(adapter));
+    }
 }
 
 /// Every write of a run meets a full disk or a failing sync in turn.
 #[test]
 fn i8_i9_a_disk_may_refuse_every_write() {
-    let (mut stories, mut totals) = (0, Totals::default());
+    if number("LANE_CRASH_SEED").is_some() || !subjects().contains(&None) {
+        return;
+    }
     let began = std::time::Instant::now();
+    let story = |verb: Verb, ops: Vec<Op>| Story {
+        adapter: None,
+        seed: 11,
+        ops,
+        ends_with_apply: verb == Verb::Apply,
+    };
+    let mut all = Vec::new();
     for verb in [Verb::Apply, Verb::Destroy] {
         let before = if verb == Verb::Apply { vec![] } else { vec![Op::Run(Verb::Apply, Trial::default())] };
-        let story =
-            |ops: Vec<Op>| Story { adapter: None, seed: 11, ops, ends_with_apply: verb == Verb::Apply };
-        let points = tell(&story([before.clone(), vec![Op::Run(verb, Trial::default())]].concat()))
+        let points = tell(&story(verb, [before.clone(), vec![Op::Run(verb, Trial::default())]].concat()))
             .unwrap_or_else(|why| panic!("{why}"))
-            .last_run;
-        for at in 0..points {
-            for trouble in [Trouble::Full { from: at }, Trouble::SyncFails { at }] {
-                let trial = Trial { disk: Some(trouble), ..Trial::default() };
-                let ops = [before.clone(), vec![Op::Run(verb, trial)]].concat();
-                let told = tell(&story(ops)).unwrap_or_else(|why| panic!("{verb:?}, {trouble:?}:\n{why}"));
-                totals.add(told);
-                stories += 1;
-            }
-        }
+            .last_run
+            .reached;
+        all.extend((0..points).flat_map(|at| {
+            let troubles = [Trouble::Full { from: at }, Trouble::SyncFails { at }];
+            troubles.map(|trouble| (before.clone(), verb, trouble))
+        }));
     }
-    report("every write", stories, &totals, began.elapsed());
+    let tried: Vec<_> = all.into_iter().step_by(if is_thorough() { 1 } else { 3 }).collect();
+    let (totals, found) = each(&tried, |(before, verb, trouble)| {
+        let trial = Trial { disk: Some(*trouble), ..Trial::default() };
+        tell(&story(*verb, [before.clone(), vec![Op::Run(*verb, trial)]].concat()))
+            .map_err(|why| format!("{verb:?}, {trouble:?}:\n{why}"))
+    });
+    if let Some((_, why)) = found.first() {
+        panic!("{} writes fail. {why}", found.len());
+    }
+    report(&format!("{} refused writes", tried.len()), None, &totals, began);
 }
 
 fn any_trial() -> impl Strategy<Value = Trial> {
@@ -202,7 +296,7 @@ fn any_trial() -> impl Strategy<Value = Trial> {
     let death = proptest::option::weighted(0.7, 0_u64..200);
     (weather, disk, death, any::<bool>()).prop_map(|(weather, disk, dies_at, power)| Trial {
         dies_at,
-        power,
+        power: power.then_some(Keeps::Drawn),
         disk,
         weather,
         ..Trial::default()
@@ -239,5 +333,6 @@ proptest! {
 #[test]
 fn the_makefile_can_replay_a_seed() {
     let text = crate::world::fs::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("Makefile")).unwrap();
-    assert!(String::from_utf8(text).unwrap().contains("LANE_CRASH_SEED=$(SEED)"));
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("LANE_CRASH_SEED=$(SEED) ") && text.contains("LANE_CRASH_ADAPTER=$(ADAPTER) "));
 }

@@ -7,8 +7,8 @@ use fastrand::Rng;
 
 use super::check;
 use super::cloud::Weather;
-use super::disk::Trouble;
-use super::lane::{Ended, Lane, Trial, Verb};
+use super::disk::{Keeps, Trouble};
+use super::lane::{Ended, Lane, Last, Trial, Verb};
 use crate::plan::testing::{name, tree};
 use crate::provider::{Label, Lineage, Sku};
 
@@ -114,6 +114,7 @@ pub(super) enum Op {
 /// What stories came to, for people.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
+    pub(super) stories: u64,
     pub(super) runs: u64,
     pub(super) deaths: u64,
     pub(super) power_losses: u64,
@@ -122,12 +123,13 @@ pub(super) struct Totals {
     pub(super) machines: u64,
     /// Where processes died, by what they were about to do.
     pub(super) points: BTreeSet<String>,
-    /// Points that the last run of the story's own passed.
-    pub(super) last_run: u64,
+    /// The last run of the story's own.
+    pub(super) last_run: Last,
 }
 
 impl Totals {
     pub(super) fn add(&mut self, other: Self) {
+        self.stories += other.stories;
         self.runs += other.runs;
         self.deaths += other.deaths;
         self.power_losses += other.power_losses;
@@ -151,7 +153,9 @@ pub(super) struct Story {
 impl Story {
     pub(super) fn of_seed(seed: u64, adapter: Option<&'static str>) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let ops = (0..rng.usize(1..7)).map(|_| any_op(&mut rng)).collect();
+        // An adapter's requests are many more points than the calls that they carry out.
+        let points = if adapter.is_some() { 450 } else { 220 };
+        let ops = (0..rng.usize(1..7)).map(|_| any_op(&mut rng, points)).collect();
         Self { adapter, seed, ops, ends_with_apply: rng.u8(..4) != 0 }
     }
 
@@ -163,7 +167,7 @@ impl Story {
     }
 
     async fn tell_on(&self, lane: &mut Lane) -> Result<Totals, String> {
-        let mut totals = Totals::default();
+        let mut totals = Totals { stories: 1, ..Totals::default() };
         // Neighbours that no run may touch: another lane, one of the same name, one whose name is longer.
         let ours = lane.dir.load().expect("state").expect("a record").label();
         for label in [
@@ -172,6 +176,7 @@ impl Story {
             Label { lane: format!("{}-2", ours.lane), ..ours.clone() },
         ] {
             lane.cloud.add_by_hand(&label, None);
+            lane.cloud.add_leftover(&label);
         }
         for (edition, op) in self.ops.iter().enumerate() {
             match op {
@@ -191,7 +196,7 @@ impl Story {
                 Op::Wait(seconds) => tokio::time::sleep(Duration::from_secs(*seconds)).await,
             }
         }
-        totals.last_run = lane.last_reached();
+        totals.last_run = lane.last();
         // The weather clears: from any state, a lane whose spec stays the same gets there and stays there.
         if self.ends_with_apply {
             calm(lane, Verb::Apply, &mut totals).await?;
@@ -220,8 +225,8 @@ async fn run(lane: &Lane, verb: Verb, trial: Trial, totals: &mut Totals) -> Resu
     totals.runs += 1;
     if matches!(ended, Ended::Died) {
         totals.deaths += 1;
-        totals.power_losses += u64::from(trial.power);
-        totals.points.extend(lane.last_words());
+        totals.power_losses += u64::from(trial.power.is_some());
+        totals.points.extend(lane.last().words);
     }
     check::always(lane)?;
     match (verb, &ended) {
@@ -252,25 +257,30 @@ async fn calm(lane: &Lane, verb: Verb, totals: &mut Totals) -> Result<(), String
     Err(format!("{verb:?} does not get there in good weather: {last}"))
 }
 
-fn any_op(rng: &mut Rng) -> Op {
-    match rng.u8(..16) {
-        0..8 => Op::Run(Verb::Apply, any_trial(rng)),
-        8..11 => Op::Run(Verb::Destroy, any_trial(rng)),
+fn any_op(rng: &mut Rng, points: u64) -> Op {
+    match rng.u8(..18) {
+        0..8 => Op::Run(Verb::Apply, any_trial(rng, points)),
+        8..11 => Op::Run(Verb::Destroy, any_trial(rng, points)),
         11..13 => Op::Edit(Edit::ALL[rng.usize(..Edit::ALL.len())]),
         13..15 => Op::Act(Act::ALL[rng.usize(..Act::ALL.len())]),
-        _ => Op::Wait(rng.u64(..60)),
+        15 => match rng.u8(..2) {
+            0 => Op::Run(Verb::Sweep, any_trial(rng, points)),
+            _ => Op::Run(Verb::SweepElsewhere, any_trial(rng, points)),
+        },
+        // Some last longer than a lease.
+        _ => Op::Wait(if rng.bool() { rng.u64(..60) } else { rng.u64(..6 * 3600) }),
     }
 }
 
-fn any_trial(rng: &mut Rng) -> Trial {
+fn any_trial(rng: &mut Rng, points: u64) -> Trial {
     let weather = match rng.u8(..3) {
         0 => Weather::default(),
         _ => Weather { cloud: rng.u8(..35), network: rng.u8(..25), refusals: rng.u8(..6) },
     };
     Trial {
-        dies_at: (rng.u8(..3) != 0).then(|| rng.u64(..220)),
+        dies_at: (rng.u8(..3) != 0).then(|| rng.u64(..points)),
         dies_after: None,
-        power: rng.bool(),
+        power: rng.bool().then_some(Keeps::Drawn),
         disk: match rng.u8(..12) {
             0 => Some(Trouble::Full { from: rng.u64(..200) }),
             1 => Some(Trouble::SyncFails { at: rng.u64(..200) }),

@@ -37,15 +37,25 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: Mode) -> io::Result<()> {
     #[cfg(test)]
     ask(Change::Create(&dir.join(".lane-new")))?;
     let mut temp = tempfile::Builder::new().prefix(".lane-").tempfile_in(dir)?;
+    #[cfg(test)]
+    ask(Change::Append(temp.path(), bytes))?;
     temp.write_all(bytes)?;
     temp.as_file().set_permissions(std::fs::Permissions::from_mode(mode.bits()))?;
+    sync(temp.as_file(), temp.path())?;
     #[cfg(test)]
-    ask(Change::Sync(temp.path()))?;
-    temp.as_file().sync_all()?;
-    #[cfg(test)]
-    ask(Change::Replace(path))?;
+    ask(Change::Rename(temp.path(), path))?;
     temp.persist(path).map_err(|refused| refused.error)?;
     sync_dir(dir)
+}
+
+/// Makes a file's bytes durable.
+fn sync(
+    file: &File,
+    #[cfg_attr(not(test), expect(unused_variables, reason = "names the file to a test's disk"))] path: &Path,
+) -> io::Result<()> {
+    #[cfg(test)]
+    ask(Change::Sync(path))?;
+    file.sync_all()
 }
 
 /// Makes a folder's entries durable.
@@ -67,17 +77,11 @@ pub fn open_append(path: &Path) -> io::Result<File> {
 }
 
 /// Appends bytes in one write and returns once they are on the disk.
-pub fn append(
-    file: &mut File,
-    #[cfg_attr(not(test), expect(unused_variables, reason = "names the file to a test's disk"))] path: &Path,
-    bytes: &[u8],
-) -> io::Result<()> {
+pub fn append(file: &mut File, path: &Path, bytes: &[u8]) -> io::Result<()> {
     #[cfg(test)]
     ask(Change::Append(path, bytes))?;
     file.write_all(bytes)?;
-    #[cfg(test)]
-    ask(Change::Sync(path))?;
-    file.sync_data()
+    sync(file, path)
 }
 
 /// Cuts a file that is longer than `len`, durably.
@@ -85,11 +89,9 @@ pub fn truncate(path: &Path, len: u64) -> io::Result<()> {
     let file = open_append(path)?;
     if file.metadata()?.len() > len {
         #[cfg(test)]
-        ask(Change::Cut(path))?;
+        ask(Change::Cut(path, len))?;
         file.set_len(len)?;
-        #[cfg(test)]
-        ask(Change::Sync(path))?;
-        file.sync_all()?;
+        sync(&file, path)?;
     }
     Ok(())
 }

@@ -13,12 +13,10 @@ pub(crate) enum Change<'a> {
     /// A file grows.
     Append(&'a Path, &'a [u8]),
     /// A file is cut to a length.
-    Cut(&'a Path),
+    Cut(&'a Path, u64),
     /// A file's bytes are made durable.
     Sync(&'a Path),
-    /// A new file takes a name, in place of what had it.
-    Replace(&'a Path),
-    /// A file moves.
+    /// A file takes another name, in place of what had it.
     Rename(&'a Path, &'a Path),
     /// A file goes.
     Remove(&'a Path),
