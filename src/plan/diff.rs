@@ -1203,7 +1203,8 @@ mod tests {
         assert_eq!(plan.cost.worst_case.as_deref(), Some("0.00 USD"));
         assert!(plan.notes.iter().any(|note| note.starts_with("the lease ended")));
         let mut fresh = Scene::fresh();
-        fresh.spec.lease.max_spend = Some(crate::provider::Money { micros: 300_000, currency: "USD".to_owned() });
+        fresh.spec.lease.max_spend =
+            Some(crate::provider::Money { micros: 300_000, currency: "USD".to_owned() });
         assert!(fresh.plan().notes.iter().any(|note| note.contains("apply will refuse")));
     }
 

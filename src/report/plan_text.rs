@@ -210,7 +210,7 @@ impl Page {
                 format!("about {expected} for a cycle of {}; ", span(cost.cycle))
             });
             self.line(&format!("Cost:  {per_hour} per hour; {expected}{vanish}"), None);
-        } else {
+        } else if plan.verb != Verb::Destroy {
             let unknown = format!("Cost:  unknown: no price is known for {} in {}", plan.sku, plan.region);
             self.line(&format!("{unknown} (the spec's `price` can say it)"), Some(YELLOW));
         }

@@ -111,7 +111,7 @@ fn real_host_of_the_local_spec_survives_kills_with_its_four_services_up() {
         return;
     }
     let lab = Lab::local("killed-four");
-    survives(&lab, 12, Duration::from_secs(8), || {
+    survives(&lab, 24, Duration::from_secs(8), || {
         let units = ["mvm-hostd", "mvmd-agent", "mvmd-coordinator", "mvmd-gateway"];
         assert_eq!(
             lab.on_host(&format!("systemctl is-active {}", units.join(" "))),
@@ -208,6 +208,59 @@ fn real_host_killed_build_or_reboot_fails_the_step_with_its_log_and_the_next_app
         std::fs::remove_file(lab.path().join("apply.log")).unwrap();
     }
     lab.destroy();
+}
+
+/// The places that lane itself writes to on a host: files of the spec and what it keeps of jobs.
+#[test]
+fn real_host_whose_system_folders_are_full_says_so_and_goes_on_when_there_is_room() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let lab = small("no-room-in-system", 0);
+    lab.apply().exits(0);
+    for (round, folder) in ["/etc", "/var/lib/lane"].into_iter().enumerate() {
+        lab.on_host(&format!(
+            "sudo sh -ec 'rm -rf /tmp/copy; cp -a {folder} /tmp/copy; mount -t tmpfs -o size=40m,mode=755 tmpfs {folder}; cp -a /tmp/copy/. {folder}; cat /dev/zero >{folder}/filler || true'"
+        ));
+        lab.edit("web/web.conf.j2", "lane=", &format!("# {round} {}\nlane=", "x".repeat(20_000)));
+        lab.write("web/word", folder);
+        let said = lab.apply().exits(5).stderr;
+        assert!(said.contains("No space left on device"), "{folder}: {said}");
+        lab.on_host(&format!("sudo umount --lazy {folder}"));
+        lab.apply().exits(0);
+        assert_eq!(lab.changed_ids(), Vec::<String>::new(), "{folder}");
+    }
+    lab.destroy();
+}
+
+/// The laptop and its state are gone: whoever has the account takes the host down when its lease is over, and not before.
+#[test]
+fn real_host_without_any_state_is_swept_when_its_lease_is_over() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let mut lab = small("stateless", 0);
+    // A folder of its own, so that this sweep meets no host of another test.
+    let folder = lab.path().join("hosts");
+    lab.set("LANE_NSPAWN_DIR", folder.to_str().unwrap());
+    lab.edit("stateless.yaml", "  name: nspawn\n", "  name: nspawn\n  subnet: 10.98.0.0/16\n");
+    lab.edit("stateless.yaml", "ttl: 1h", "ttl: 40s");
+    assert!(lab.kill_apply_when(|journal| {
+        journal.lines().any(|line| line.contains("\"started\"") && line.contains("await/cloud-init"))
+    }));
+    let lineage8 = lab.lineage8();
+    std::fs::remove_dir_all(lab.path().join("state")).unwrap();
+    lab.run(&["sweep", "nspawn", "--expired", "-y"]).exits(0);
+    assert!(!Lab::traces(&lineage8).is_empty(), "it was taken before its lease was over");
+    let deadline = Instant::now() + Duration::from_mins(2);
+    while !Lab::traces(&lineage8).is_empty() {
+        assert!(Instant::now() < deadline, "not swept: {:?}", Lab::traces(&lineage8));
+        std::thread::sleep(Duration::from_secs(2));
+        lab.run(&["sweep", "nspawn", "--expired", "-y"]).exits(0);
+    }
+    let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = files.filter(|name| name.to_string_lossy().contains(&lineage8)).collect();
+    assert_eq!(left, Vec::<std::ffi::OsString>::new());
 }
 
 #[test]

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http_body_util::{BodyExt as _, Full};
@@ -12,28 +14,33 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use lane::plan::{Digest, Fingerprint};
-use lane::provider::http::{Link, Request, Wire, WireError};
+use lane::provider::http::{Link, Request, Response, Wire, WireError};
 use lane::provider::{
     ClientToken, CreateRequest, Host, HostId, Label, Lineage, Provider, ProviderError, Region, Residue,
     Selector, Sku,
 };
 use lane::world::{SystemClock, World};
 
-use crate::emulators::{self, Emulator};
-use crate::support::{Lab, can_boot_hosts, copy_tree, root};
+use crate::emulators::{self, Emulator, Refusal};
+use crate::support::{Lab, can_boot_hosts, copy_tree, root, small};
 
 /// An emulator behind a port of this machine, for as long as it is kept.
 pub(crate) struct Served {
     pub(crate) address: SocketAddr,
     pub(crate) emulator: Arc<dyn Emulator>,
+    /// How many hosts were ever made.
+    made: Arc<AtomicUsize>,
     _runtime: tokio::runtime::Runtime,
 }
 
-/// Containers that say they are what was asked for.
+/// Containers that say they are what was asked for, listed some time after they were made.
 #[derive(Debug)]
 struct Containers {
     nspawn: Box<dyn Provider>,
+    lag: Duration,
     asked: Mutex<BTreeMap<Label, (Sku, Region)>>,
+    seen_from: Mutex<BTreeMap<HostId, Instant>>,
+    made: Arc<AtomicUsize>,
 }
 
 #[async_trait]
@@ -42,11 +49,17 @@ impl Provider for Containers {
         let asked = (request.sku.clone(), request.region.clone());
         self.asked.lock().unwrap().insert(request.label.clone(), asked);
         let (sku, region) = (Sku::fixed("container"), Region::fixed("local"));
-        self.nspawn.create(&CreateRequest { sku, region, ..request.clone() }).await
+        let id = self.nspawn.create(&CreateRequest { sku, region, ..request.clone() }).await?;
+        self.seen_from.lock().unwrap().entry(id.clone()).or_insert_with(|| Instant::now() + self.lag);
+        self.made.fetch_add(1, Ordering::Relaxed);
+        Ok(id)
     }
 
     async fn find(&self, selector: &Selector) -> Result<Vec<Host>, ProviderError> {
         let mut hosts = self.nspawn.find(selector).await?;
+        let seen_from = self.seen_from.lock().unwrap();
+        hosts.retain(|host| seen_from.get(&host.id).is_none_or(|from| *from <= Instant::now()));
+        drop(seen_from);
         let asked = self.asked.lock().unwrap();
         for host in &mut hosts {
             if let Some((sku, region)) = asked.get(&host.label) {
@@ -88,12 +101,57 @@ fn containers(folder: &Path, net: u8) -> Box<dyn Provider> {
     connect(&world, &keys, Link::Network).unwrap()
 }
 
-/// Serves an emulator of a provider over containers.
-pub(crate) fn serve(provider: &str, folder: &Path, net: u8) -> Served {
-    let hosts = Containers { nspawn: containers(folder, net), asked: Mutex::default() };
+/// The way to a cloud on a bad day: the first host is made and the answer lost, every seventh request is to come later.
+#[derive(Debug)]
+struct Stormy {
+    emulator: Arc<dyn Emulator>,
+    provider: &'static str,
+    made: Arc<AtomicUsize>,
+    asked: AtomicU32,
+    lost: AtomicBool,
+}
+
+#[async_trait]
+impl Wire for Stormy {
+    async fn send(&self, request: &Request) -> Result<Response, WireError> {
+        if (self.asked.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(7) {
+            let mut later = emulators::refusal(self.provider, Refusal::Busy)?;
+            later.headers.push(("retry-after".to_owned(), "1".to_owned()));
+            return Ok(later);
+        }
+        let before = self.made.load(Ordering::Relaxed);
+        let answer = self.emulator.send(request).await;
+        if self.made.load(Ordering::Relaxed) > before && !self.lost.swap(true, Ordering::Relaxed) {
+            return Err(WireError::Lost("by the test".to_owned()));
+        }
+        answer
+    }
+}
+
+/// Serves an emulator of a provider over containers, in good weather or in a storm.
+fn serve(provider: &'static str, folder: &Path, net: u8, storm: bool) -> Served {
+    let made = Arc::<AtomicUsize>::default();
+    let hosts = Containers {
+        nspawn: containers(folder, net),
+        lag: Duration::from_secs(if storm { 10 } else { 0 }),
+        asked: Mutex::default(),
+        seen_from: Mutex::default(),
+        made: Arc::clone(&made),
+    };
     let emulator = emulators::over(provider, Arc::new(hosts)).unwrap();
-    let (address, runtime) = listen(Arc::<dyn Emulator>::clone(&emulator));
-    Served { address, emulator, _runtime: runtime }
+    let wire: Arc<dyn Wire> = if storm {
+        Arc::new(Stormy {
+            emulator: Arc::clone(&emulator),
+            provider,
+            made: Arc::clone(&made),
+            asked: AtomicU32::new(0),
+            lost: AtomicBool::new(false),
+        })
+    } else {
+        Arc::<dyn Emulator>::clone(&emulator)
+    };
+    let (address, runtime) = listen(wire);
+    Served { address, emulator, made, _runtime: runtime }
 }
 
 /// Answers HTTP on a port of this machine, as long as the runtime is kept.
@@ -159,19 +217,33 @@ async fn answer(
 fn lab(provider: &str) -> Lab {
     let name = format!("in-{provider}");
     let text = std::fs::read_to_string(root().join(format!("specs/{provider}.yaml"))).unwrap();
-    let text = text
-        .replace(&format!("\nname: {provider}\n"), "\nname: NAME\n")
-        .replace("../cloud-init/kvm-host.yaml", "cloud-init/local.yaml")
-        .replace("  firecracker: {kind: command, run: firecracker --version}\n", "")
-        .replace("kvm: required", "kvm: optional")
-        .replace("  # This lane exists for KVM: a test that finds none fails instead of being skipped.\n", "")
-        .replace("  env: {MVM_REQUIRE_KVM: \"1\"}\n", "");
+    let replaced = |text: String, from: &str, to: &str| {
+        assert!(text.contains(from), "specs/{provider}.yaml holds no {from:?}");
+        text.replacen(from, to, 1)
+    };
+    let mut text = replaced(text, &format!("\nname: {provider}\n"), "\nname: NAME\n");
+    for (from, to) in [
+        ("../cloud-init/kvm-host.yaml", "cloud-init/local.yaml"),
+        ("  firecracker: {kind: command, run: firecracker --version}\n", ""),
+        ("  # This lane exists for KVM: a test that finds none fails instead of being skipped.\n", ""),
+        ("  env: {MVM_REQUIRE_KVM: \"1\"}\n", ""),
+    ] {
+        text = replaced(text, from, to);
+    }
+    // Where there is KVM, the probe in the container runs a guest.
+    if !has_kvm() {
+        text = replaced(text, "kvm: required", "kvm: optional");
+    }
     let lab = Lab::new(&name, &text);
     for part in ["tests/fixtures/mvm", "tests/fixtures/mvmd"] {
         copy_tree(&root().join(part), &lab.path().join("home").join(part.rsplit('/').next().unwrap()));
     }
     copy_tree(&root().join("cloud-init"), &lab.path().join("cloud-init"));
     lab
+}
+
+fn has_kvm() -> bool {
+    std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
 fn in_cloud(lab: &mut Lab, provider: &str, served: &Served) {
@@ -183,19 +255,88 @@ fn in_cloud(lab: &mut Lab, provider: &str, served: &Served) {
     lab.set("AZURE_SUBSCRIPTION_ID", "00000000-0000-0000-0000-000000000000");
 }
 
-fn whole_lane(provider: &str, net: u8) {
+fn whole_lane(provider: &'static str, net: u8) {
     if !can_boot_hosts() {
         return;
     }
     let mut lab = lab(provider);
-    let served = serve(provider, lab.path(), net);
+    let served = serve(provider, lab.path(), net, false);
     in_cloud(&mut lab, provider, &served);
-    let ran = lab.run(&["run", lab.spec_arg()]).exits(0);
+    // Dropped before the cloud is, so that a test that fails can still take its host down.
+    let lab = lab;
+    lab.run(&["run", lab.spec_arg()]).exits(0);
+    nothing_is_left(&lab, &served);
+    let sealed = sealed_journals(&lab);
+    for step in ["smoke", "tests"] {
+        let is_done = |line: &&str| line.contains("\"finished\"") && line.contains(&format!("\"{step}\""));
+        assert!(sealed.lines().any(|line| is_done(&line)), "{step} did not run:\n{sealed}");
+    }
+    let junit = std::fs::read_to_string(lab.state().join("junit.xml")).unwrap();
+    assert!(junit.contains("<testcase"), "{junit}");
+}
+
+/// One host was made, nothing of it is listed any more, and the cloud understood every request.
+fn nothing_is_left(lab: &Lab, served: &Served) {
     let listed = lab.run(&["list", "--cloud", lab.spec_arg(), "--format", "json"]).exits(0).json();
     assert_eq!(listed["found"].as_array().unwrap().len(), 0, "{listed}");
     assert_eq!(served.emulator.leftovers(), Vec::<String>::new());
     assert_eq!(served.emulator.complaints(), Vec::<String>::new());
-    assert!(ran.stdout.contains("smoke") || ran.stderr.contains("smoke"), "{}{}", ran.stdout, ran.stderr);
+    assert_eq!(served.made.load(Ordering::Relaxed), 1, "hosts were made");
+}
+
+/// Reads what the journals of all runs so far were sealed as.
+fn sealed_journals(lab: &Lab) -> String {
+    let mut files: Vec<_> = std::fs::read_dir(lab.state().join("logs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .collect();
+    files.sort();
+    files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
+}
+
+/// A small lane in a cloud whose first create answer is lost, whose listing lags and that throttles; `killed`: also the
+/// process dies between the host's birth and the journal's word of it.
+fn survives_a_storm(provider: &'static str, keys: &str, net: u8, killed: bool) {
+    if !can_boot_hosts() {
+        return;
+    }
+    let name = format!("storm-{provider}");
+    let mut lab = small(&name, 0);
+    let spec = format!("{name}.yaml");
+    let text = lab.read(&spec);
+    let (start, end) = (text.find("provider:").unwrap(), text.find("kvm:").unwrap());
+    lab.write(&spec, &format!("{}provider: {{name: {provider}, {keys}}}\n{}", &text[..start], &text[end..]));
+    let served = serve(provider, lab.path(), net, true);
+    in_cloud(&mut lab, provider, &served);
+    let lab = lab;
+    if killed {
+        assert!(lab.kill_apply_when(|journal| {
+            journal.contains("create_intended") && served.made.load(Ordering::Relaxed) > 0
+        }));
+        let journal = lab.journal();
+        assert!(!journal.contains("host_named"), "it was killed too late:\n{journal}");
+    }
+    lab.apply().exits(0);
+    assert_eq!(lab.changed_ids(), Vec::<String>::new());
+    assert_eq!(lab.on_host("curl -s http://127.0.0.1:8000/"), "hello");
+    lab.run(&["destroy", &lab.lane, "-y"]).exits(0);
+    nothing_is_left(&lab, &served);
+}
+
+#[test]
+fn real_host_lane_in_gcp_survives_lost_answers_and_lag() {
+    survives_a_storm("gcp", "project: my-project, zone: us-central1-a", 95, false);
+}
+
+#[test]
+fn real_host_lane_in_aws_survives_lost_answers_and_lag_and_a_kill() {
+    survives_a_storm("aws", "region: us-east-1", 96, true);
+}
+
+#[test]
+fn real_host_lane_in_azure_survives_lost_answers_and_lag() {
+    survives_a_storm("azure", "subscription: 00000000-0000-0000-0000-000000000000", 97, false);
 }
 
 #[test]

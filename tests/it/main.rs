@@ -14,6 +14,7 @@ mod clouds;
 #[path = "../emulators/mod.rs"]
 mod emulators;
 mod examples;
+mod fuzz;
 mod hostile;
 mod leases;
 mod moto;

@@ -322,6 +322,52 @@ fn real_host_saved_plan_is_applied_once_and_refused_when_anything_moved() {
     lab.destroy();
 }
 
+/// I11: a plan is bound to the record that it was made against, by lineage and serial.
+#[test]
+fn i11_real_host_saved_plan_of_another_record_is_refused() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let lab = small("other-record", 0);
+    lab.run(&["plan", lab.spec_arg()]).exits(0);
+    let (plan, record) = (lab.state().join("plan.json"), lab.state().join("state.json"));
+    let (planned, recorded) = (std::fs::read(&plan).unwrap(), std::fs::read_to_string(&record).unwrap());
+    let mut moved: serde_json::Value = serde_json::from_str(&recorded).unwrap();
+    moved["serial"] = (moved["serial"].as_u64().unwrap() + 1).into();
+    std::fs::write(&record, serde_json::to_string_pretty(&moved).unwrap()).unwrap();
+    lab.run(&["apply"]).exits(6);
+
+    // Another life of the same spec: the state was deleted, and its folder has the old plan.
+    std::fs::remove_dir_all(lab.state()).unwrap();
+    lab.run(&["plan", lab.spec_arg()]).exits(0);
+    std::fs::write(&plan, planned).unwrap();
+    lab.run(&["apply"]).exits(6);
+    assert!(!lab.journal().contains("create_intended"), "{}", lab.journal());
+}
+
+/// I10, I19: neither the folder, nor the user, nor the language, nor how often it was asked is in a plan.
+#[test]
+fn i10_i19_plans_are_the_same_bytes_wherever_they_are_made() {
+    let plan = |lab: &Lab, home: &str, locale: &str| {
+        let arguments = ["plan", lab.spec_arg(), "--offline", "--format", "json"];
+        let output = lab.command(&arguments).env("HOME", home).env("LC_ALL", locale).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        // When it was made and of which file is said on purpose.
+        plan.as_object_mut().unwrap().remove("created_at").unwrap();
+        plan["spec"].as_object_mut().unwrap().remove("path").unwrap();
+        plan.to_string()
+    };
+    let labs = [Lab::local("anywhere").hostless(), Lab::local("anywhere").hostless()];
+    let first = plan(&labs[0], "/root", "C");
+    assert!(first.contains("provision/host"), "{first}");
+    for lab in &labs {
+        for (home, locale) in [("/root", "C"), ("/nonexistent", "tr_TR.UTF-8"), ("/home/other", "de_DE")] {
+            assert_eq!(plan(lab, home, locale), first, "{} {home} {locale}", lab.path().display());
+        }
+    }
+}
+
 #[test]
 fn real_host_run_destroys_whatever_happens_and_tells_the_first_failure() {
     if !can_boot_hosts() {

@@ -26,7 +26,7 @@ impl Wire for Always {
 
 /// A cloud in which nothing is and nothing can be made.
 #[derive(Debug)]
-struct NoRoom(Refusal);
+pub(crate) struct NoRoom(pub(crate) Refusal);
 
 #[async_trait]
 impl Provider for NoRoom {
@@ -130,6 +130,23 @@ fn refusals(provider: &str) {
     ]}, {
         insta::assert_snapshot!(format!("refusals_{provider}"), all);
     });
+}
+
+/// The endpoint's name leads nowhere: only the proxy can have been asked.
+#[test]
+fn a_plan_is_made_through_a_proxy() {
+    for provider in emulators::ADAPTERS {
+        let emulator = emulators::over(provider, Arc::new(NoRoom(Refusal::Full))).unwrap();
+        let (address, _running) = listen(Arc::<dyn Emulator>::clone(&emulator));
+        let mut lab = lab(provider);
+        endpoint_at(&mut lab, provider, &emulators::endpoint(provider, "cloud.invalid"));
+        lab.set("NO_PROXY", "");
+        lab.set("HTTP_PROXY", &format!("http://{address}"));
+        lab.run(&["plan", lab.spec_arg()]).exits(0);
+        assert!(!emulator.requests().is_empty(), "{provider}");
+        lab.set("NO_PROXY", "cloud.invalid");
+        lab.run(&["plan", lab.spec_arg()]).exits(4);
+    }
 }
 
 /// A company's proxy has a certificate of the company's own authority.

@@ -5,7 +5,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::{can_boot_hosts, root, small};
+use std::sync::Arc;
+
+use crate::clouds::listen;
+use crate::emulators::{self, Emulator, Refusal};
+use crate::refusals::NoRoom;
+use crate::support::{Lab, can_boot_hosts, root, small};
 
 /// Words that no file or output may hold, beside the keys and the generated secret.
 const CREDENTIAL: &str = "marked-credential-5aa1";
@@ -93,7 +98,7 @@ fn i13_real_host_no_secret_is_in_any_output_file_or_process_list() {
         "smoke: {in: web, env: {KEY: \"${env:VALUE}\"}, run: \"test -e /tmp/ready && ",
     );
     let stop = AtomicBool::new(false);
-    let mut said = String::new();
+    let (mut said, mut generated, mut keys) = (String::new(), String::new(), Vec::<String>::new());
     let mut run = |args: &[&str], code: i32| {
         let mut command = lab.command(args);
         for name in credential_variables() {
@@ -126,19 +131,19 @@ fn i13_real_host_no_secret_is_in_any_output_file_or_process_list() {
         ] {
             run(&args, 0);
         }
+        // What they are for did arrive.
+        assert!(lab.on_host("sudo cat /etc/lane/env/web").contains(VALUE));
+        generated = lab.on_host("sudo cat /var/lib/lane/secrets/token");
+        keys = ["id_ed25519", "host_ed25519"]
+            .map(|key| std::fs::read_to_string(lab.state().join("keys").join(key)).unwrap())
+            .iter()
+            .map(|key| key.lines().nth(2).unwrap().to_owned())
+            .collect();
+        run(&["-vv", "destroy", "secretive", "-y", "--format", "json"], 0);
         drop(stopping);
         watcher.join().unwrap()
     });
-    // What they are for did arrive.
-    assert!(lab.on_host("sudo cat /etc/lane/env/web").contains(VALUE));
-    let generated = lab.on_host("sudo cat /var/lib/lane/secrets/token");
     assert_eq!(generated.len(), 32);
-    let keys: Vec<String> = ["id_ed25519", "host_ed25519"]
-        .map(|key| std::fs::read_to_string(lab.state().join("keys").join(key)).unwrap())
-        .iter()
-        .map(|key| key.lines().nth(2).unwrap().to_owned())
-        .collect();
-    run(&["-vv", "destroy", "secretive", "-y", "--format", "json"], 0);
 
     assert_eq!(leaks, BTreeSet::new());
     std::fs::remove_dir_all(lab.state().join("keys")).unwrap();
@@ -151,4 +156,78 @@ fn i13_real_host_no_secret_is_in_any_output_file_or_process_list() {
     std::fs::write(lab.path().join("planted"), VALUE).unwrap();
     search(lab.path(), &words, &mut found);
     assert_eq!(found.len(), 1);
+}
+
+/// A cloud's own credentials, in use: they go to the cloud and nowhere else.
+fn credentials_stay_secret(provider: &'static str, names: &[&str]) {
+    let emulator = emulators::over(provider, Arc::new(NoRoom(Refusal::OverQuota))).unwrap();
+    let (address, _running) = listen(Arc::<dyn Emulator>::clone(&emulator));
+    let spec = format!("version: 1\nname: NAME\nprovider: {{name: {provider}}}\n");
+    let mut lab = Lab::new("marked", &spec).hostless();
+    let endpoint = emulators::endpoint(provider, &address.to_string());
+    for (name, value) in [
+        (format!("LANE_{}_ENDPOINT", provider.to_ascii_uppercase()).as_str(), endpoint.as_str()),
+        ("LANE_ADDRESS_SERVICE", &format!("http://{address}/my-address")),
+        ("AZURE_AUTHORITY_HOST", &format!("http://{address}")),
+        ("AZURE_TENANT_ID", "mine"),
+        ("AZURE_CLIENT_ID", "mine"),
+        ("AZURE_SUBSCRIPTION_ID", "00000000-0000-0000-0000-000000000000"),
+        ("GOOGLE_CLOUD_PROJECT", "my-project"),
+        ("AWS_ACCESS_KEY_ID", "AKIAMINE"),
+        ("LANE_KEYRING", "none"),
+    ] {
+        lab.set(name, value);
+    }
+    lab.set("HOME", lab.path().join("home").to_str().unwrap());
+    for name in names {
+        lab.set(name, CREDENTIAL);
+    }
+    let stop = AtomicBool::new(false);
+    let mut said = String::new();
+    let leaks = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch_processes(&stop));
+        let stopping = StopOnDrop(&stop);
+        let spec = lab.spec_arg();
+        for (args, code) in [
+            (vec!["-vv", "plan", spec], 0),
+            (vec!["-vv", "plan", spec, "--format", "json"], 0),
+            (vec!["-vv", "apply", spec, "-y", "--format", "json"], 4),
+            (vec!["-vv", "whoami", provider, "--format", "json"], 0),
+            (vec!["-vv", "list", "--cloud", spec, "--format", "json"], 0),
+            (vec!["show", "marked", "--format", "json"], 0),
+            (vec!["-vv", "destroy", spec, "-y", "--format", "json"], 0),
+        ] {
+            let ran = lab.run(&args).exits(code);
+            said.push_str(&ran.stdout);
+            said.push_str(&ran.stderr);
+        }
+        drop(stopping);
+        watcher.join().unwrap()
+    });
+    assert_eq!(leaks, BTreeSet::new(), "{provider}");
+    // It did go where it belongs: as a bearer, as a session, to the token service.
+    let sent = emulator.requests().iter().any(|request| {
+        let in_headers = request.headers.iter().any(|(_, value)| value.reveal().contains(CREDENTIAL));
+        in_headers || request.parameter("client_secret") == Some(CREDENTIAL)
+    });
+    assert!(sent, "{provider}: the credential was never used");
+    std::fs::write(lab.path().join("all-output"), &said).unwrap();
+    let mut found = vec![];
+    search(lab.path(), &[CREDENTIAL.to_owned()], &mut found);
+    assert_eq!(found, Vec::<String>::new(), "{provider}");
+}
+
+#[test]
+fn i13_no_credential_of_gcp_is_in_any_output_file_or_process_list() {
+    credentials_stay_secret("gcp", &["CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN"]);
+}
+
+#[test]
+fn i13_no_credential_of_aws_is_in_any_output_file_or_process_list() {
+    credentials_stay_secret("aws", &["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]);
+}
+
+#[test]
+fn i13_no_credential_of_azure_is_in_any_output_file_or_process_list() {
+    credentials_stay_secret("azure", &["AZURE_CLIENT_SECRET"]);
 }

@@ -32,7 +32,9 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
         record.host.is_some() || context.in_doubt.as_ref().is_some_and(|doubt| doubt.token.is_some());
     let mut how = "created";
     let tainted = record.host.as_ref().and_then(|host| host.tainted.clone());
-    if context.step.action == Action::Replace || tainted.is_some() {
+    // What a take-down that was cut off has not seen gone, may be billed still, also where no host is recorded.
+    let half_gone = record.in_doubt.contains_key(&Work::Destroy.id());
+    if context.step.action == Action::Replace || tainted.is_some() || half_gone {
         if let Some(why) = tainted {
             context.note(format!("the host is tainted ({why}); it goes first"));
         }
