@@ -19,7 +19,9 @@ fn seeds(folder: &str) -> Vec<Vec<u8>> {
 /// Feeds every seed as it is, and then changed here and there, cut short, or with a part of it twice.
 fn feed(folder: &str, body: fn(&[u8])) {
     let seeds = seeds(folder);
-    seeds.iter().for_each(|seed| body(seed));
+    for seed in &seeds {
+        body(seed);
+    }
     let changed = (
         prop::sample::select(seeds),
         prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
