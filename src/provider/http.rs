@@ -598,7 +598,10 @@ impl Wire for Reqwest {
         let mut sent = self.0.request(request.method.clone(), &request.url).query(&request.query);
         if let Some(body) = &request.body {
             let (content_type, bytes) = body.encode();
-            sent = sent.header(reqwest::header::CONTENT_TYPE, content_type).body(bytes);
+            sent = sent.body(bytes);
+            if !request.headers.iter().any(|(name, _)| name == "content-type") {
+                sent = sent.header(reqwest::header::CONTENT_TYPE, content_type);
+            }
         }
         for (name, value) in &request.headers {
             sent = sent.header(name, value.reveal());

@@ -90,6 +90,11 @@ impl Clock for Soon {
 
 /// Connects an adapter at its vendor's own address, as a user would.
 fn connect(adapter: &str, wire: &Arc<Recorded>) -> Box<dyn Provider> {
+    connect_with(adapter, wire, &Value::Null)
+}
+
+/// Connects with keys of a spec; `null` for the usual ones.
+fn connect_with(adapter: &str, wire: &Arc<Recorded>, given: &Value) -> Box<dyn Provider> {
     let (vars, keys): (&[&str], _) = match adapter {
         "aws" => (&["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"], json!({"region": "us-east-1"})),
         "azure" => (
@@ -102,7 +107,8 @@ fn connect(adapter: &str, wire: &Arc<Recorded>) -> Box<dyn Provider> {
         vars.iter().map(|name| ((*name).to_owned(), "test".to_owned())).collect();
     let world = World::fixed(Arc::new(Soon), vars, "/".into());
     let wire: Arc<dyn Wire> = Arc::<Recorded>::clone(wire);
-    (super::by_name(adapter).unwrap().connect)(&world, &keys, Link::Wire(wire)).unwrap()
+    let keys = if given.is_null() { &keys } else { given };
+    (super::by_name(adapter).unwrap().connect)(&world, keys, Link::Wire(wire)).unwrap()
 }
 
 /// The label that the recorded lane has.
@@ -168,7 +174,12 @@ fn meaning<'a>(meanings: &'a Meanings, line: &str) -> &'a (&'static str, &'stati
 mod aws {
     use super::*;
 
-    const TAGS: [(&str, &str); 3] = [("managed-by", "lane"), ("lane", "demo"), ("lineage", "0f3c9a")];
+    const TAGS: [(&str, &str); 4] = [
+        ("managed-by", "lane"),
+        ("lane", "demo"),
+        ("lineage", "0f3c9a"),
+        ("expires", "2026-11-23T17:00:00Z"),
+    ];
 
     fn rules_of_one_region(instances: impl Into<String>) -> [(&'static str, Vec<Response>); 3] {
         [
@@ -251,7 +262,8 @@ mod aws {
         let hosts = found(tagged(stopped)).await;
         assert_eq!(hosts.len(), 1);
         assert_eq!((hosts[0].id.as_str(), hosts[0].status), ("us-east-1/i-8474834a", HostStatus::Stopped));
-        assert_eq!((hosts[0].address, hosts[0].expires_at), ("1.2.3.5".parse().ok(), None));
+        let expires_at = "2026-11-23T17:00:00Z".parse().ok();
+        assert_eq!((hosts[0].address, hosts[0].expires_at), ("1.2.3.5".parse().ok(), expires_at));
     }
 
     #[tokio::test(start_paused = true)]
@@ -265,6 +277,9 @@ mod aws {
         assert_eq!(connect("aws", &wire).find(&Selector::Label(label())).await.unwrap(), []);
     }
 
+    const REVOKED: &str =
+        "<RevokeSecurityGroupIngressResponse><return>true</return></RevokeSecurityGroupIngressResponse>";
+
     fn making(group: Response, started: Response) -> Arc<Recorded> {
         Recorded::new([
             ("&Action=DescribeImages", vec![ok(kept!("aws/images.xml"))]),
@@ -272,6 +287,7 @@ mod aws {
             ("&Action=CreateSecurityGroup &VpcId=vpc-33a6f38d11d033fa0", vec![group]),
             ("&Action=DescribeSecurityGroups", vec![ok(groups_of_a_lane())]),
             ("&Action=AuthorizeSecurityGroupIngress", vec![ok(kept!("aws/group_admits.xml"))]),
+            ("&Action=RevokeSecurityGroupIngress", vec![ok(REVOKED)]),
             ("&Action=RunInstances", vec![started]),
         ])
     }
@@ -298,12 +314,36 @@ mod aws {
             wire.asked("&Action=RunInstances &NetworkInterface.1.SecurityGroupId.1=sg-80f755ef&").len(),
             1
         );
+        // It admitted everybody; the rules beside those of SSH are nobody's of ours.
+        let admits = |action: &str, network: &str| {
+            let words = format!("&Action={action} &GroupId=sg-80f755ef& .IpRanges.1.CidrIp={network}");
+            (wire.asked(&words).len(), wire.asked(&format!("&Action={action}")).len())
+        };
+        assert_eq!(admits("AuthorizeSecurityGroupIngress", "203.0.113.7/32"), (1, 1));
+        assert_eq!(admits("RevokeSecurityGroupIngress", "0.0.0.0/0"), (1, 1));
 
         let wire = making(duplicate(), ok(kept!("aws/instance_started.xml")));
         let others = VecDeque::from([ok(kept!("aws/groups.xml"))]);
         wire.rules.lock().unwrap()[3].1 = others;
         expect(create(&wire).await, "rejected", "aws|lane-demo-0f3c9a|stands in the way");
         assert_eq!(wire.asked("&Action=RunInstances"), Vec::<String>::new());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_that_is_not_known_everywhere_yet_is_waited_for() {
+        let unknown = || vec![answer(400, kept!("aws/group_not_found.xml"))];
+        for (rule, runs) in [(4, 0), (6, 1)] {
+            let wire = making(ok(kept!("aws/group_made.xml")), ok(kept!("aws/instance_started.xml")));
+            wire.rules.lock().unwrap()[rule].1 = unknown().into();
+            expect(create(&wire).await, "transient", "aws|InvalidGroup.NotFound");
+            assert_eq!(wire.asked("&Action=RunInstances").len(), runs);
+        }
+        let duplicate = answer(400, kept!("aws/group_duplicate.xml"));
+        let wire = making(duplicate, ok(kept!("aws/instance_started.xml")));
+        let none =
+            ok("<DescribeSecurityGroupsResponse><securityGroupInfo/></DescribeSecurityGroupsResponse>");
+        wire.rules.lock().unwrap()[3].1 = vec![none].into();
+        expect(create(&wire).await, "transient", "aws|lane-demo-0f3c9a is there already");
     }
 
     #[tokio::test(start_paused = true)]
@@ -326,13 +366,80 @@ mod aws {
     async fn destroy_takes_the_group_too_and_waits_for_nobody() {
         let wire = Recorded::new([
             ("&Action=TerminateInstances", vec![ok(kept!("aws/instance_terminates.xml"))]),
-            ("&Action=DescribeInstances", vec![ok(kept!("aws/instance_terminated.xml"))]),
+            ("&Action=DescribeInstances", vec![ok(kept!("aws/instance_of_a_lane.xml"))]),
             ("&Action=DescribeSecurityGroups =tag:lineage =0f3c9a", vec![ok(groups_of_a_lane())]),
             ("&Action=DeleteSecurityGroup", vec![reported_code("DependencyViolation")]),
         ]);
         let id = HostId::fixed("us-east-1/i-b6b5ff55c5546191e");
         connect("aws", &wire).destroy(&id).await.unwrap();
+        assert_eq!(wire.asked("&Action=TerminateInstances &InstanceId.1=i-b6b5ff55c5546191e").len(), 1);
         assert_eq!(wire.asked("&Action=DeleteSecurityGroup &GroupId=sg-80f755ef").len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_that_lane_did_not_make_is_never_terminated() {
+        let wire = Recorded::new([
+            ("&Action=TerminateInstances", vec![ok(kept!("aws/instance_terminates.xml"))]),
+            ("&Action=DescribeInstances", vec![ok(kept!("aws/instance_running.xml"))]),
+        ]);
+        let ended = connect("aws", &wire).destroy(&HostId::fixed("us-east-1/i-c72af2f6")).await;
+        expect(ended, "rejected", "aws|i-c72af2f6 in us-east-1|managed-by=lane");
+        assert_eq!(wire.asked("&Action=TerminateInstances"), Vec::<String>::new());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_that_ended_by_itself_says_why() {
+        let id = HostId::fixed("us-east-1/i-b6b5ff55c5546191e");
+        let terminated = kept!("aws/instance_terminated.xml");
+        let full = terminated
+            .replace("Client.UserInitiatedShutdown: User initiated shutdown", "No room")
+            .replace("Client.UserInitiatedShutdown", "Server.InsufficientInstanceCapacity");
+        for (answered, fate) in [
+            (ok(terminated), Some("Client.UserInitiatedShutdown: User initiated shutdown")),
+            (ok(full), Some("Server.InsufficientInstanceCapacity: No room")),
+            (ok(kept!("aws/instance_of_a_lane.xml")), None),
+            (answer(400, kept!("aws/instance_not_found.xml")), None),
+        ] {
+            let wire = Recorded::new([("&Action=DescribeInstances", vec![answered])]);
+            let told = connect("aws", &wire).fate(&id).await.unwrap();
+            assert_eq!(told, fate.map(|fate| format!("i-b6b5ff55c5546191e is terminated: {fate}")));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scope_is_the_account_and_is_asked_for_once() {
+        let who = "<GetCallerIdentityResponse><GetCallerIdentityResult><Account>123456789012</Account></GetCallerIdentityResult></GetCallerIdentityResponse>";
+        let wire = Recorded::new([("https://sts.us-east-1.amazonaws.com/ GetCallerIdentity", vec![ok(who)])]);
+        let provider = connect("aws", &wire);
+        for _ in 0..2 {
+            assert_eq!(provider.scope().await.unwrap().as_deref(), Some("account 123456789012"));
+        }
+        assert_eq!(wire.asked("").len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_of_somebody_else_is_no_listing() {
+        let page = "<html xmlns=\"http://www.w3.org/1999/xhtml\"><body>log in<reservationSet/><regionInfo/></body><regionInfo/><reservationSet/></html>";
+        for body in ["", "{}", page, "<DescribeInstancesResponse/>"] {
+            let wire = Recorded::new([("&Action=Describe", vec![ok(body)])]);
+            expect(connect("aws", &wire).find(&Selector::Owned).await, "ambiguous", "aws|listing");
+            let wire = Recorded::new(rules_of_one_region(body));
+            expect(connect("aws", &wire).find(&Selector::Owned).await, "ambiguous", "aws|listing");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_specs_regions_alone_are_listed_and_nothing_is_made_elsewhere() {
+        let wire = Recorded::new([(
+            "us-east-1 &Action=DescribeInstances",
+            vec![ok(kept!("aws/instance_of_a_lane.xml"))],
+        )]);
+        let keys = json!({"region": "eu-central-1", "regions": ["us-east-1"]});
+        let provider = connect_with("aws", &wire, &keys);
+        assert_eq!(provider.find(&Selector::Owned).await.unwrap().len(), 1);
+        let made = provider.create(&request("m8i.xlarge", "eu-central-1")).await;
+        expect(made, "rejected", "eu-central-1 is not among the spec's `regions`");
+        assert_eq!(wire.asked("").len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -381,32 +488,45 @@ mod aws {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_left_names_the_host_that_it_belongs_to() {
-        let [regions, instances, elsewhere] = rules_of_one_region(kept!("aws/instances_none.xml"));
-        let sets = ["reservationSet", "volumeSet", "networkInterfaceSet", "securityGroupInfo"];
-        let nothing = || {
-            let sets: String = sets.iter().map(|set| format!("<{set}/>")).collect();
-            vec![ok(format!("<DescribeResponse>{sets}</DescribeResponse>"))]
-        };
+        // They hang on instances that are not among ours: those must not go with them.
+        let others = left_beside(kept!("aws/instances_none.xml")).await;
+        let shown: Vec<String> = others.iter().map(|left| format!("{left} of {}", left.host)).collect();
+        assert_eq!(
+            shown,
+            [
+                "volume vol-eb1ba383e7c0b3db6 (60 GB in us-east-1) of us-east-1/vol-eb1ba383e7c0b3db6",
+                "network interface eni-2b986f38 (us-east-1) of us-east-1/eni-2b986f38",
+                "security group sg-80f755ef (free of charge, in us-east-1) of us-east-1/sg-80f755ef",
+            ]
+        );
+        let ours = left_beside(kept!("aws/instance_of_a_lane.xml")).await;
+        let hosts: Vec<&str> = ours.iter().map(|left| left.host.as_str()).collect();
+        let own = "us-east-1/i-b6b5ff55c5546191e";
+        assert_eq!(hosts, [own, "us-east-1/eni-2b986f38", own]);
+        for left in &ours {
+            assert_eq!(left.label, Some(label()), "{left}");
+            assert_eq!(left.expires_at, "2026-11-23T17:00:00Z".parse().ok(), "{left}");
+        }
+        assert_eq!(ours[0].created_at, "2026-11-23T15:16:03Z".parse().ok());
+    }
+
+    async fn left_beside(instances: &str) -> Vec<crate::provider::Residue> {
+        let [regions, instances, elsewhere] = rules_of_one_region(instances);
+        let nothing =
+            ok("<DescribeResponse><volumeSet/><networkInterfaceSet/><securityGroupInfo/></DescribeResponse>");
         let wire = Recorded::new([
             regions,
             instances,
             elsewhere,
             ("us-east-1 &Action=DescribeVolumes", vec![ok(kept!("aws/volumes.xml"))]),
-            ("us-east-1 &Action=DescribeNetworkInterfaces", vec![ok(kept!("aws/interfaces.xml"))]),
+            (
+                "us-east-1 &Action=DescribeNetworkInterfaces",
+                vec![ok(tagged(&kept!("aws/interfaces.xml").replace("<tagSet/>", "<tagSet></tagSet>")))],
+            ),
             ("us-east-1 &Action=DescribeSecurityGroups", vec![ok(groups_of_a_lane())]),
-            ("eu-central-1", nothing()),
+            ("eu-central-1", vec![nothing]),
         ]);
-        let left = connect("aws", &wire).residue(&Selector::Label(label())).await.unwrap();
-        let shown: Vec<String> = left.iter().map(|left| format!("{left} of {}", left.host)).collect();
-        assert_eq!(
-            shown,
-            [
-                "volume vol-eb1ba383e7c0b3db6 (60 GB in us-east-1) of us-east-1/i-b6b5ff55c5546191e",
-                "network interface eni-2b986f38 (us-east-1) of us-east-1/i-c72af2f6",
-                "security group sg-80f755ef (free of charge, in us-east-1) of us-east-1/sg-80f755ef",
-            ]
-        );
-        assert_eq!(left[0].created_at, "2026-11-23T15:16:03Z".parse().ok());
+        connect("aws", &wire).residue(&Selector::Label(label())).await.unwrap()
     }
 
     const MEANINGS: &Meanings = &[

@@ -336,6 +336,24 @@ impl Aws {
         Ok(answer(&asked.action, &json!({"volumeSet": shown})))
     }
 
+    async fn delete_volume(&self, asked: &Asked<'_>) -> Answer {
+        let instance = asked.get("VolumeId").replacen("vol-", "i-", 1);
+        let hosts = match self.hosts.find(&Selector::Owned).await {
+            Ok(hosts) => hosts,
+            Err(failed) => return refuse(Refusal::of(&failed)),
+        };
+        let Some(id) = self.placed(&instance) else {
+            return Ok(error(400, "InvalidVolume.NotFound", "The volume does not exist"));
+        };
+        if hosts.iter().any(|host| host.id == id) {
+            return Ok(error(400, "VolumeInUse", "The volume is attached to an instance"));
+        }
+        match self.hosts.destroy(&id).await {
+            Ok(()) => Ok(answer(&asked.action, &json!({"return": "true"}))),
+            Err(failed) => refuse(Refusal::of(&failed)),
+        }
+    }
+
     fn make_group(&self, asked: &Asked<'_>) -> Response {
         let (name, tags) = (asked.get("GroupName").to_owned(), asked.tags());
         let mut memory = self.memory();
@@ -362,7 +380,12 @@ impl Aws {
         let Some(group) = memory.groups.get_mut(asked.get("GroupId")) else {
             return error(400, "InvalidGroup.NotFound", "The security group does not exist");
         };
-        let networks = asked.values("IpPermissions.1.IpRanges.");
+        let networks =
+            ["IpRanges", "Ipv6Ranges"].map(|list| asked.values(&format!("IpPermissions.1.{list}."))).concat();
+        if asked.action == "RevokeSecurityGroupIngress" {
+            group.rules.retain(|rule| !networks.contains(&rule.as_str()));
+            return answer(&asked.action, &json!({"return": "true"}));
+        }
         if networks.iter().any(|network| group.rules.contains(*network)) {
             return error(400, "InvalidPermission.Duplicate", "the specified rule already exists");
         }
@@ -378,9 +401,20 @@ impl Aws {
             group.region == asked.region && is_named && asked.allows(&group.tags)
         };
         let found = memory.groups.iter().filter(|(_, group)| fits(group));
-        let found = found.map(
-            |(id, group)| json!({"groupId": id, "groupName": group.name, "tagSet": tag_set(&group.tags)}),
-        );
+        let ranges = |group: &Group, of_six: bool| -> Vec<Value> {
+            let key = if of_six { "cidrIpv6" } else { "cidrIp" };
+            let rules = group.rules.iter().filter(|rule| rule.contains(':') == of_six);
+            rules.map(|rule| json!({key: rule})).collect()
+        };
+        let found = found.map(|(id, group)| {
+            json!({
+                "groupId": id, "groupName": group.name, "tagSet": tag_set(&group.tags),
+                "ipPermissions": [{
+                    "ipProtocol": "tcp", "fromPort": "22", "toPort": "22",
+                    "ipRanges": ranges(group, false), "ipv6Ranges": ranges(group, true),
+                }],
+            })
+        });
         answer(&asked.action, &json!({"securityGroupInfo": found.collect::<Vec<_>>()}))
     }
 
@@ -500,8 +534,9 @@ impl Wire for Aws {
             "DescribeInstances" => self.instances(&asked).await,
             "TerminateInstances" => self.terminate(&asked).await,
             "DescribeVolumes" => self.volumes(&asked).await,
+            "DeleteVolume" => self.delete_volume(&asked).await,
             "CreateSecurityGroup" => Ok(self.make_group(&asked)),
-            "AuthorizeSecurityGroupIngress" => Ok(self.admit(&asked)),
+            "AuthorizeSecurityGroupIngress" | "RevokeSecurityGroupIngress" => Ok(self.admit(&asked)),
             "DescribeSecurityGroups" => Ok(self.groups(&asked)),
             "DeleteSecurityGroup" => self.delete_group(&asked).await,
             "GetConsoleOutput" => match self.placed(asked.get("InstanceId")) {

@@ -195,7 +195,8 @@ async fn answer(
     for (name, value) in &parts.headers {
         asked = asked.header(name.as_str(), value.to_str().unwrap_or_default());
     }
-    if header("content-type").starts_with("application/json") {
+    if ["application/json", "application/x-amz-json"].iter().any(|of| header("content-type").starts_with(of))
+    {
         asked = asked.json(serde_json::from_slice(&body).map_err(std::io::Error::other)?);
     } else if !body.is_empty() {
         asked = asked.form(pairs(&body));

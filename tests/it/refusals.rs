@@ -76,39 +76,40 @@ fn endpoint_at(lab: &mut Lab, provider: &str, endpoint: &str) {
     lab.set(&format!("LANE_{}_ENDPOINT", provider.to_ascii_uppercase()), endpoint);
 }
 
-fn refusals(provider: &str) {
-    let mut all = String::new();
-    let always = [Refusal::Unauthorised, Refusal::Expired, Refusal::Forbidden, Refusal::Busy];
-    for refusal in always {
-        let (address, _running) = listen(Arc::new(Always(emulators::refusal(provider, refusal.clone()))));
-        let mut lab = lab(provider);
-        endpoint_at(&mut lab, provider, &emulators::endpoint(provider, &address.to_string()));
-        let text = said(&lab, &["plan", lab.spec_arg()], &address.to_string());
-        writeln!(all, "# {refusal:?}\n{text}\n").unwrap();
-    }
-    for refusal in [Refusal::OverQuota, Refusal::Full] {
-        let name = format!("{refusal:?}, at the create");
-        let emulator = emulators::over(provider, Arc::new(NoRoom(refusal))).unwrap();
-        let (address, _running) = listen(Arc::<dyn Emulator>::clone(&emulator));
-        let mut lab = lab(provider);
-        endpoint_at(&mut lab, provider, &emulators::endpoint(provider, &address.to_string()));
-        lab.set("LANE_ADDRESS_SERVICE", &format!("http://{address}/my-address"));
-        let text = said(&lab, &["apply", lab.spec_arg(), "-y"], &address.to_string());
-        writeln!(all, "# {name}\n{text}\n").unwrap();
-        assert_eq!(emulator.complaints(), Vec::<String>::new());
-    }
+/// What is run, and what comes of it.
+type Case<'a> = Box<dyn FnOnce() -> String + Send + 'a>;
+
+fn refused_always(provider: &str, refusal: &Refusal) -> String {
+    let (address, _running) = listen(Arc::new(Always(emulators::refusal(provider, refusal.clone()))));
+    let mut lab = lab(provider);
+    endpoint_at(&mut lab, provider, &emulators::endpoint(provider, &address.to_string()));
+    let text = said(&lab, &["plan", lab.spec_arg()], &address.to_string());
+    format!("# {refusal:?}\n{text}\n\n")
+}
+
+fn refused_at_the_create(provider: &str, refusal: Refusal) -> String {
+    let name = format!("{refusal:?}, at the create");
+    let emulator = emulators::over(provider, Arc::new(NoRoom(refusal))).unwrap();
+    let (address, _running) = listen(Arc::<dyn Emulator>::clone(&emulator));
+    let mut lab = lab(provider);
+    endpoint_at(&mut lab, provider, &emulators::endpoint(provider, &address.to_string()));
+    lab.set("LANE_ADDRESS_SERVICE", &format!("http://{address}/my-address"));
+    let text = said(&lab, &["apply", lab.spec_arg(), "-y"], &address.to_string());
+    assert_eq!(emulator.complaints(), Vec::<String>::new());
+    assert_eq!(emulator.leftovers(), Vec::<String>::new(), "what was made before the refusal is still there");
+    format!("# {name}\n{text}\n\n")
+}
+
+fn unreachable(provider: &str, name: &str, endpoint: &str) -> String {
     let (address, _running) = listen(Arc::new(Always(emulators::refusal(provider, Refusal::Busy))));
-    let unreachable = [
-        ("no such name", "http://nowhere.invalid".to_owned()),
-        ("nobody listens", "http://127.0.0.1:9".to_owned()),
-        ("no TLS", format!("https://{address}")),
-    ];
-    for (name, endpoint) in unreachable {
-        let mut lab = lab(provider);
-        endpoint_at(&mut lab, provider, &endpoint);
-        let text = said(&lab, &["plan", lab.spec_arg()], &address.to_string());
-        writeln!(all, "# {name}\n{text}\n").unwrap();
-    }
+    let mut lab = lab(provider);
+    endpoint_at(&mut lab, provider, &endpoint.replace("ADDRESS", &address.to_string()));
+    let text = said(&lab, &["plan", lab.spec_arg()], &address.to_string());
+    format!("# {name}\n{text}\n\n")
+}
+
+fn without_credentials(provider: &str) -> String {
+    let mut all = String::new();
     let mut lab = lab(provider);
     // A machine in a cloud would have an identity of its own.
     lab.set("AWS_EC2_METADATA_DISABLED", "true");
@@ -120,7 +121,30 @@ fn refusals(provider: &str) {
         lab.set(name, value);
         writeln!(all, "# {name}={value}").unwrap();
     }
-    all.push_str(&said(&lab, &["plan", lab.spec_arg()], "nowhere at all"));
+    all + &said(&lab, &["plan", lab.spec_arg()], "nowhere at all")
+}
+
+fn refusals(provider: &str) {
+    let mut cases: Vec<Case<'_>> = vec![];
+    for refusal in [Refusal::Unauthorised, Refusal::Expired, Refusal::Forbidden, Refusal::Busy] {
+        cases.push(Box::new(move || refused_always(provider, &refusal)));
+    }
+    for refusal in [Refusal::OverQuota, Refusal::Full] {
+        cases.push(Box::new(move || refused_at_the_create(provider, refusal)));
+    }
+    for (name, endpoint) in [
+        ("no such name", "http://nowhere.invalid"),
+        ("nobody listens", "http://127.0.0.1:9"),
+        ("no TLS", "https://ADDRESS"),
+    ] {
+        cases.push(Box::new(move || unreachable(provider, name, endpoint)));
+    }
+    cases.push(Box::new(move || without_credentials(provider)));
+    // Side by side: most of the time goes into the waits between tries, and for listings to catch up.
+    let all: String = std::thread::scope(|scope| {
+        let running: Vec<_> = cases.into_iter().map(|case| scope.spawn(case)).collect();
+        running.into_iter().map(|case| case.join().unwrap()).collect()
+    });
     insta::with_settings!({filters => vec![
         (r"\(operation operation-[0-9]+\)", "(operation …)"),
         // With and without that program.

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 use crate::plan::{Digest, Fingerprint};
 use crate::provider::http::{
@@ -47,9 +47,9 @@ const IMAGES: [(&str, &str, &str); 4] = [
 /// Limits on vCPUs of instances of families A, C, D, H, I, M, R, T and Z, on demand and spot (Service Quotas, `ec2`).
 const QUOTAS: [&str; 2] = ["L-1216C47A", "L-34B43A08"];
 /// Families whose virtual types nest (`DescribeInstanceTypes`, feature `nested-virtualization`).
-const NESTING: [&str; 15] = [
-    "c8i", "c8i-flex", "m8i", "m8i-flex", "r8i", "r8i-flex", "x8i", "c7i", "c7i-flex", "m7i", "m7i-flex",
-    "r7i", "r7iz", "i7i", "i7ie",
+const NESTING: [&str; 18] = [
+    "c8i", "c8i-flex", "c8id", "m8i", "m8i-flex", "m8id", "r8i", "r8i-flex", "r8id", "x8i", "c7i",
+    "c7i-flex", "m7i", "m7i-flex", "r7i", "r7iz", "i7i", "i7ie",
 ];
 
 /// Keys of provider `aws`.
@@ -66,6 +66,9 @@ struct Config {
     /// nested virtualisation and spot exclude each other.
     #[serde(default)]
     spot: bool,
+    /// Regions that are listed, where an organisation's policy refuses the others; hosts are made in these alone. What is
+    /// in a region outside of them is neither seen nor taken down.
+    regions: Option<Vec<String>>,
     /// Base address of the API, for an emulator.
     endpoint: Option<String>,
 }
@@ -117,11 +120,7 @@ pub(crate) static ENTRY: Entry = Entry {
 
 /// Returns what stands in for Amazon's own address, by the environment or a spec's `endpoint`; empty where nothing does.
 fn elsewhere(world: &World, written: Option<&str>) -> String {
-    let configured = ["AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL"].iter().find_map(|name| world.var(name));
-    let ignored = world
-        .var("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")
-        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    http::endpoint(world, NAME, configured.filter(|_| !ignored).or(written), "")
+    http::endpoint(world, NAME, configured(world, "EC2").or(written), "")
 }
 
 fn family(sku: &Sku) -> &str {
@@ -132,15 +131,26 @@ fn is_metal(sku: &Sku) -> bool {
     sku.as_str().split('.').nth(1).is_some_and(|size| size.starts_with("metal"))
 }
 
-/// Whether a type is one of Amazon's own ARM processors: a `g` right behind the generation's number.
+/// Whether a type is one of Amazon's own ARM processors: a `g` right behind the generation's number, or the first of them.
 fn is_arm(sku: &Sku) -> bool {
-    family(sku).trim_start_matches(|c: char| c.is_ascii_alphabetic()).chars().nth(1) == Some('g')
+    family(sku) == "a1"
+        || family(sku).trim_start_matches(|c: char| c.is_ascii_alphabetic()).chars().nth(1) == Some('g')
+}
+
+/// Whether the virtual type has to be asked for KVM.
+fn is_nested(request: &CreateRequest) -> bool {
+    request.kvm && !is_metal(&request.sku) && NESTING.contains(&family(&request.sku))
 }
 
 fn kvm(sku: &Sku) -> KvmSupport {
-    if is_metal(sku) || NESTING.contains(&family(sku)) {
+    let generation = family(sku).trim_start_matches(|c: char| c.is_ascii_alphabetic());
+    let is_amd = generation.chars().nth(1) == Some('a');
+    let is_old = ["1", "2", "3", "4", "5", "6"].iter().any(|old| generation.starts_with(old));
+    if family(sku).starts_with("mac") {
+        KvmSupport::No
+    } else if is_metal(sku) || NESTING.contains(&family(sku)) {
         KvmSupport::Yes
-    } else if family(sku).starts_with('t') || is_arm(sku) {
+    } else if is_old || is_amd || is_arm(sku) {
         KvmSupport::No
     } else {
         KvmSupport::Unknown
@@ -158,30 +168,45 @@ static PRICES: &[Listed] = &[
     Listed::new("m5.metal", "eu-central-1", 5_520_000, "USD", METAL),
 ];
 
+/// Returns the address of a service that the user's own variables name, unless they are switched off.
+fn configured<'a>(world: &'a World, service: &str) -> Option<&'a str> {
+    let ignored = world.var("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS");
+    if ignored.is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        return None;
+    }
+    world.var(&format!("AWS_ENDPOINT_URL_{service}")).or_else(|| world.var("AWS_ENDPOINT_URL"))
+}
+
+/// Whether an address is Amazon's own, a private one of a VPC say, and no stand-in.
+fn is_vendors(endpoint: &str) -> bool {
+    let host = endpoint.split("://").last().unwrap_or_default().split(['/', ':']).next().unwrap_or_default();
+    host.ends_with(".amazonaws.com") || host.ends_with(".amazonaws.com.cn")
+}
+
 fn connect(world: &World, keys: &Value, link: Link) -> Result<Box<dyn Provider>, ProviderError> {
     let config: Config = config(NAME, keys)?;
     let endpoint = elsewhere(world, config.endpoint.as_deref());
     let wire = link.open(world, NAME)?;
-    let region = config.region.clone().unwrap_or_else(|| ENTRY.default_region.to_string());
+    let home = || ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| world.var(name));
+    let region = config.region.as_deref().or_else(home).unwrap_or(ENTRY.default_region.as_str()).to_owned();
     let chain = Chain {
         world: world.clone(),
         profile: config.profile.clone(),
         region: region.clone(),
-        stands_in: !endpoint.is_empty(),
+        stands_in: !endpoint.is_empty() && !is_vendors(&endpoint),
         found: OnceCell::new(),
+        kept: Mutex::default(),
     };
     let (endpoint, chain) = ((!endpoint.is_empty()).then_some(endpoint), Arc::new(chain));
-    // Services beside EC2 are at their own addresses, unless one stands in for all.
-    let for_all = if world.var("AWS_ENDPOINT_URL_EC2").is_some() { None } else { endpoint.clone() };
     Ok(Box::new(Aws {
         region,
         endpoint,
-        for_all,
         config,
         chain,
         wire,
         world: world.clone(),
         regions: OnceCell::new(),
+        identity: OnceCell::new(),
     }))
 }
 
@@ -194,6 +219,8 @@ struct Chain {
     region: String,
     stands_in: bool,
     found: OnceCell<SharedCredentialsProvider>,
+    /// Until when they are taken as they are.
+    kept: Mutex<Option<(Keys, Timestamp)>>,
 }
 
 impl Chain {
@@ -203,7 +230,7 @@ impl Chain {
 
     /// Says where credentials come from, in the order in which they are looked for.
     fn origin(&self) -> String {
-        match (self.world.var("AWS_ACCESS_KEY_ID"), self.profile()) {
+        match (self.in_variables(), self.profile()) {
             (Some(_), _) => "AWS_ACCESS_KEY_ID".to_owned(),
             (None, Some(profile)) => format!("profile {profile} of the shared configuration files"),
             (None, None) if self.stands_in => "none, for an emulator".to_owned(),
@@ -211,14 +238,36 @@ impl Chain {
         }
     }
 
+    /// A profile that the spec names counts more than the variables, as it does for Amazon's own tools.
+    fn in_variables(&self) -> Option<Keys> {
+        let var = |name: &str| self.world.var(name).map(str::to_owned).filter(|_| self.profile.is_none());
+        let (id, secret) = (var("AWS_ACCESS_KEY_ID")?, var("AWS_SECRET_ACCESS_KEY")?);
+        Some(Keys::new(id, secret, var("AWS_SESSION_TOKEN"), None, "environment"))
+    }
+
     async fn keys(&self) -> Result<Keys, ProviderError> {
-        let var = |name: &str| self.world.var(name).map(str::to_owned);
-        if let (Some(id), Some(secret)) = (var("AWS_ACCESS_KEY_ID"), var("AWS_SECRET_ACCESS_KEY")) {
-            return Ok(Keys::new(id, secret, var("AWS_SESSION_TOKEN"), None, "environment"));
+        if let Some(keys) = self.in_variables() {
+            return Ok(keys);
         }
         if self.stands_in && self.profile().is_none() {
             return Ok(Keys::new("test", "test", None, None, "an emulator's"));
         }
+        // Each look may ask a service or start a program.
+        let (mut kept, now) = (self.kept.lock().await, self.world.now());
+        if let Some((keys, _)) = kept.as_ref().filter(|(_, until)| now < *until) {
+            return Ok(keys.clone());
+        }
+        let keys = self.look().await?;
+        let expiry = keys.expiry().and_then(|at| Timestamp::try_from(at).ok());
+        let until = match expiry {
+            Some(at) => at - jiff::SignedDuration::from_mins(5),
+            None => now + jiff::SignedDuration::from_mins(15),
+        };
+        *kept = Some((keys.clone(), until));
+        Ok(keys)
+    }
+
+    async fn look(&self) -> Result<Keys, ProviderError> {
         let none = |why: &str| ProviderError::Auth {
             provider: NAME,
             message: format!(
@@ -227,28 +276,46 @@ impl Chain {
         };
         let provider = self
             .found
-            .get_or_try_init(|| async {
-                let tls = aws_smithy_http_client::tls::Provider::Rustls(
-                    aws_smithy_http_client::tls::rustls_provider::CryptoMode::Ring,
-                );
-                let client = aws_smithy_http_client::Builder::new().tls_provider(tls).build_https();
-                let mut loader = aws_config::defaults(aws_config::BehaviorVersion::latest())
-                    .http_client(client)
-                    .region(aws_config::Region::new(self.region.clone()));
-                if let Some(profile) = &self.profile {
-                    loader = loader.profile_name(profile);
-                }
-                let found = loader.load().await.credentials_provider();
-                found.ok_or_else(|| none("none were found"))
-            })
+            .get_or_try_init(|| async { self.provider().await.ok_or_else(|| none("none were found")) })
             .await?;
         provider.provide_credentials().await.map_err(|error| match (error, &self.profile()) {
             (CredentialsError::CredentialsNotLoaded(_), Some(profile)) => {
                 none(&format!("profile {profile} gives none"))
             }
             (CredentialsError::CredentialsNotLoaded(_), None) => none("none were found"),
+            // A service that fails for now must not end a take-down.
+            (error @ (CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_)), _) => {
+                ProviderError::Transient {
+                    provider: NAME,
+                    operation: "getting credentials",
+                    message: match none(&http::chain(&error)) {
+                        ProviderError::Auth { message, .. } => message,
+                        other => other.to_string(),
+                    },
+                }
+            }
             (error, _) => none(&http::chain(&error)),
         })
+    }
+
+    async fn provider(&self) -> Option<SharedCredentialsProvider> {
+        use aws_smithy_http_client::{Builder, Connector, proxy, tls};
+        let client = Builder::new().build_with_connector_fn(|settings, _| {
+            let ring = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
+            let connector = Connector::builder().proxy_config(proxy::ProxyConfig::from_env());
+            connector.connector_settings(settings.cloned().unwrap_or_default()).tls_provider(ring).build()
+        });
+        let region = aws_config::Region::new(self.region.clone());
+        if let Some(profile) = &self.profile {
+            let config = aws_config::provider_config::ProviderConfig::default()
+                .with_http_client(client)
+                .with_region(Some(region));
+            let files = aws_config::profile::ProfileFileCredentialsProvider::builder();
+            let found = files.configure(&config).profile_name(profile).build();
+            return Some(SharedCredentialsProvider::new(found));
+        }
+        let loader = aws_config::defaults(aws_config::BehaviorVersion::latest());
+        loader.http_client(client).region(region).load().await.credentials_provider()
     }
 }
 
@@ -282,7 +349,11 @@ impl Credentials for Signer {
             .map_err(|error| wrong(&error))?
             .into();
         let (content_type, body) = request.body.as_ref().map(Body::encode).unwrap_or_default();
-        let headers = [("content-type", content_type)].into_iter();
+        let own = request.headers.iter().map(|(name, value)| (name.as_str(), value.reveal()));
+        // A content type of the request's own stands for the body's.
+        let of_body = [("content-type", content_type)].into_iter();
+        let of_body = of_body.filter(|(name, _)| !request.headers.iter().any(|(own, _)| own == name));
+        let headers = of_body.chain(own).collect::<Vec<_>>().into_iter();
         let signable =
             SignableRequest::new(request.method.as_str(), &request.url, headers, SignableBody::Bytes(&body))
                 .map_err(|error| wrong(&error))?;
@@ -307,13 +378,12 @@ static QUOTA_DIALECT: Dialect = Dialect {
         let code = body["__type"].as_str()?.rsplit('#').next()?.to_owned();
         let message =
             body["Message"].as_str().or(body["message"].as_str()).unwrap_or("no message").to_owned();
-        let meaning = match code.trim_end_matches("Exception") {
-            "AccessDenied" => Some(Meaning::Auth),
-            "TooManyRequests" => Some(Meaning::Later),
-            "NoSuchResource" => Some(Meaning::NotFound),
-            other => meaning(other).map(|(meaning, _)| meaning),
+        let (meaning, advice) = match code.trim_end_matches("Exception") {
+            "TooManyRequests" => (Some(Meaning::Later), ""),
+            "NoSuchResource" => (Some(Meaning::NotFound), ""),
+            other => meaning(other).map_or((None, ""), |(meaning, advice)| (Some(meaning), advice)),
         };
-        Some(VendorError { meaning, code, message })
+        Some(VendorError { meaning, code, message: advised(message, advice) })
     },
 };
 
@@ -365,7 +435,8 @@ fn read_xml(body: &[u8]) -> Result<Value, String> {
             (Event::End(_), _) => {
                 let Some(element) = open.pop() else { return Err(broken(&"an end")) };
                 match (open.last_mut(), element.name.clone()) {
-                    (None, _) => return Ok(element.value()),
+                    (None, name) if name.ends_with("Response") => return Ok(element.value()),
+                    (None, name) => return Err(format!("the answer is `{name}`, and none of Amazon's")),
                     (Some(parent), name) if name == "item" => parent.items.push(element.value()),
                     (Some(parent), name) => drop(parent.members.insert(name, element.value())),
                 }
@@ -383,22 +454,28 @@ fn read_error(response: &Response) -> Option<VendorError> {
     let code = error["Code"].as_str()?;
     let known = meaning(code);
     let advice = known.map_or("", |(_, advice)| advice);
-    let mut message = error["Message"].as_str().unwrap_or("no message").to_owned();
-    if !advice.is_empty() {
-        let _ = write!(message, " ({advice})");
-    }
+    let mut message = advised(error["Message"].as_str().unwrap_or("no message").to_owned(), advice);
     if let Some(id) = body["RequestID"].as_str().filter(|_| response.header(DIALECT.request_id).is_none()) {
         let _ = write!(message, " (request {id})");
     }
     Some(VendorError { meaning: known.map(|(meaning, _)| meaning), code: code.to_owned(), message })
 }
 
+fn advised(message: String, advice: &str) -> String {
+    if advice.is_empty() { message } else { format!("{message} ({advice})") }
+}
+
 /// What a code means, and what to do then; `None` leaves it to the status.
 fn meaning(code: &str) -> Option<(Meaning, &'static str)> {
     Some(match code {
-        "AuthFailure" | "InvalidClientTokenId" | "SignatureDoesNotMatch" | "MissingAuthenticationToken" => {
-            (Meaning::Auth, "the keys are wrong: `aws sts get-caller-identity` tells whose they are")
-        }
+        "AuthFailure"
+        | "InvalidClientTokenId"
+        | "SignatureDoesNotMatch"
+        | "InvalidSignature"
+        | "MissingAuthenticationToken" => (
+            Meaning::Auth,
+            "the keys are wrong, which `aws sts get-caller-identity` tells, or this machine's clock is off: `lane doctor aws`",
+        ),
         "ExpiredToken" | "ExpiredTokenException" => (Meaning::Auth, "run `aws sso login`, or get new keys"),
         // EC2's word for old session keys too.
         "RequestExpired" => (
@@ -453,12 +530,12 @@ fn meaning(code: &str) -> Option<(Meaning, &'static str)> {
 struct Aws {
     region: String,
     endpoint: Option<String>,
-    for_all: Option<String>,
     config: Config,
     chain: Arc<Chain>,
     wire: Arc<dyn Wire>,
     world: World,
     regions: OnceCell<Vec<String>>,
+    identity: OnceCell<Value>,
 }
 
 /// A call's parameters, in the order in which they are written.
@@ -562,6 +639,23 @@ fn host(region: &str, instance: &Value) -> Option<Host> {
     })
 }
 
+/// Lists the networks that a group admits to port 22.
+fn rules(group: &Value) -> Vec<String> {
+    let of_ssh = items(&group["ipPermissions"])
+        .iter()
+        .filter(|rule| rule["ipProtocol"] == "tcp" && rule["fromPort"] == "22" && rule["toPort"] == "22");
+    let networks = of_ssh.flat_map(|rule| {
+        let four = items(&rule["ipRanges"]).iter().map(|range| &range["cidrIp"]);
+        four.chain(items(&rule["ipv6Ranges"]).iter().map(|range| &range["cidrIpv6"]))
+    });
+    networks.filter_map(|network| network.as_str().map(str::to_owned)).collect()
+}
+
+/// What was just made may be unknown for seconds to the next who asks; nothing was done then.
+fn fresh(operation: &'static str, message: String) -> ProviderError {
+    ProviderError::Transient { provider: NAME, operation, message }
+}
+
 fn vendor(service: &str, region: &str) -> String {
     let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
     format!("https://{service}.{region}.amazonaws.com{suffix}")
@@ -582,12 +676,14 @@ impl Aws {
         Http::new(Arc::clone(&self.wire), dialect, Arc::new(signer))
     }
 
-    /// Returns the address of a service beside EC2.
-    fn beside(&self, service: &str, region: &str) -> String {
-        let variable = format!("AWS_ENDPOINT_URL_{}", service.to_ascii_uppercase().replace('-', "_"));
-        let written = self.world.var(&variable).map(|url| url.trim_end_matches('/').to_owned());
-        let vendor = || vendor(service, region);
-        format!("{}/", written.or_else(|| self.for_all.clone()).unwrap_or_else(vendor))
+    /// Returns the address of a service beside EC2: one of its own, unless what stands in for EC2 stands in for all.
+    fn beside(&self, name: &str, service: &str, region: &str) -> String {
+        let written = configured(&self.world, name).map(|url| url.trim_end_matches('/').to_owned());
+        let of_all = || {
+            let of_ec2_alone = self.world.var("AWS_ENDPOINT_URL_EC2").is_some();
+            self.endpoint.clone().filter(|endpoint| !of_ec2_alone && !is_vendors(endpoint))
+        };
+        format!("{}/", written.or_else(of_all).unwrap_or_else(|| vendor(service, region)))
     }
 
     async fn call(&self, what: &'static str, region: &str, call: Call) -> Result<Value, CallError> {
@@ -611,6 +707,9 @@ impl Aws {
         let regions = self
             .regions
             .get_or_try_init(|| async {
+                if let Some(regions) = &self.config.regions {
+                    return Ok(regions.clone());
+                }
                 let found = self.list(&self.region, Call::new("DescribeRegions"), "regionInfo").await?;
                 let enabled = found.iter().filter(|region| region["optInStatus"] != "not-opted-in");
                 let mut names: Vec<String> =
@@ -636,6 +735,18 @@ impl Aws {
             all.extend(answer?);
         }
         Ok(all)
+    }
+
+    /// Asks once who we are, which needs no permission at all.
+    async fn identity(&self) -> Result<&Value, ProviderError> {
+        let ask = || async {
+            let call = Call(vec![]).with("Action", "GetCallerIdentity").with("Version", "2011-06-15");
+            let request = Request::post(self.beside("STS", "sts", &self.region)).form(call.0);
+            let answer =
+                self.http_of("sts", &self.region, &DIALECT).call("asking who we are", request).await?;
+            Ok::<_, ProviderError>(answer["GetCallerIdentityResult"].clone())
+        };
+        self.identity.get_or_try_init(ask).await
     }
 
     async fn instances(&self, region: &str, call: Call) -> Result<Vec<Value>, ProviderError> {
@@ -710,41 +821,54 @@ impl Aws {
             .with("VpcId", vpc)
             .tagged(1, "security-group", &tags(request));
         let group = match self.call(what, region, call).await {
-            Ok(made) => made["groupId"].as_str().map(str::to_owned),
+            Ok(made) => Some(made),
             Err(CallError::Conflict(_)) => {
                 let call = Call::new("DescribeSecurityGroups")
                     .filter("group-name", &[&name])
                     .filter("vpc-id", &[vpc]);
                 let found = self.list(region, call, "securityGroupInfo").await?;
-                let ours =
-                    found.iter().find(|group| tag(group, "lineage") == Some(request.label.lineage.as_str()));
-                ours.and_then(|group| group["groupId"].as_str()).map(str::to_owned)
+                if found.is_empty() {
+                    return Err(fresh(what, format!("{name} is there already and is not listed yet")));
+                }
+                let of_us = |group: &Value| tag(group, "lineage") == Some(request.label.lineage.as_str());
+                found.into_iter().find(of_us)
             }
             Err(error) => return Err(error.refused(NAME, what)),
         };
-        let group = group.ok_or_else(|| ProviderError::Rejected {
+        let own = group.as_ref().and_then(|group| group["groupId"].as_str()).map(str::to_owned);
+        let own = own.ok_or_else(|| ProviderError::Rejected {
             provider: NAME,
             operation: what,
             message: format!("a security group {name} that is not this lane's stands in the way in {vpc}"),
         })?;
-        let call = Call::new("AuthorizeSecurityGroupIngress")
-            .with("GroupId", &group)
-            .with("IpPermissions.1.IpProtocol", "tcp")
-            .with("IpPermissions.1.FromPort", "22")
-            .with("IpPermissions.1.ToPort", "22");
-        let call = admitted.iter().enumerate().fold(call, |call, (at, network)| {
-            let version =
+        let there = group.map(|group| rules(&group)).unwrap_or_default();
+        // A call is carried out as a whole or not at all, so each network has one of its own.
+        let (added, dropped) = (
+            admitted.iter().filter(|network| !there.contains(*network)),
+            there.iter().filter(|network| !admitted.contains(*network)),
+        );
+        let changes = added
+            .map(|network| ("AuthorizeSecurityGroupIngress", network))
+            .chain(dropped.map(|network| ("RevokeSecurityGroupIngress", network)));
+        for (action, network) in changes {
+            let (list, key) =
                 if network.contains(':') { ("Ipv6Ranges", "CidrIpv6") } else { ("IpRanges", "CidrIp") };
-            call.with(&format!("IpPermissions.1.{}.{}.{}", version.0, at + 1, version.1), network)
-        });
-        match self.call(what, region, call).await {
-            Ok(_) | Err(CallError::Conflict(_)) => Ok(group),
-            Err(error) => Err(error.refused(NAME, what)),
+            let call = Call::new(action)
+                .with("GroupId", &own)
+                .with("IpPermissions.1.IpProtocol", "tcp")
+                .with("IpPermissions.1.FromPort", "22")
+                .with("IpPermissions.1.ToPort", "22")
+                .with(&format!("IpPermissions.1.{list}.1.{key}"), network);
+            match self.call(what, region, call).await {
+                Ok(_) | Err(CallError::Conflict(_)) => {}
+                Err(CallError::NotFound(message)) => return Err(fresh(what, message)),
+                Err(error) => return Err(error.refused(NAME, what)),
+            }
         }
+        Ok(own)
     }
 
     fn run(&self, request: &CreateRequest, group: &str, image: &(String, String)) -> Call {
-        let nested = request.kvm && !is_metal(&request.sku) && NESTING.contains(&family(&request.sku));
         let mut call = Call::new("RunInstances")
             .with("MinCount", "1")
             .with("MaxCount", "1")
@@ -768,7 +892,7 @@ impl Aws {
         if let Some(subnet) = &self.config.subnet {
             call = call.with("NetworkInterface.1.SubnetId", subnet);
         }
-        if nested {
+        if is_nested(request) {
             call = call.with("CpuOptions.NestedVirtualization", "enabled");
         }
         let tags = tags(request);
@@ -791,51 +915,48 @@ impl Aws {
         }
     }
 
+    /// Reads one instance; `None` where there is none, or none any more.
+    async fn described(&self, region: &str, own: &str) -> Result<Option<Value>, ProviderError> {
+        let call = Call::new("DescribeInstances").with("InstanceId.1", own);
+        match self.call("reading an instance", region, call).await {
+            Ok(seen) => Ok(Some(seen["reservationSet"][0]["instancesSet"][0].clone())),
+            Err(CallError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     async fn residue_in(&self, region: &str, selector: &Selector) -> Result<Vec<Residue>, ProviderError> {
         let mut found = Vec::new();
-        let mut add = |kind: &str, id: &Value, detail: String, owner: Option<&str>, made: &Value| {
-            let id = id.as_str().unwrap_or_default().to_owned();
-            let host = HostId::new(format!("{region}/{}", owner.unwrap_or(&id)));
-            let (label, expires_at) = (None, None);
+        let instances = self.instances(region, alive(Call::new("DescribeInstances").ours(selector))).await?;
+        let known = |id: &&str| instances.iter().any(|one| one["instanceId"] == **id);
+        let mut add = |kind: &str, key: &str, thing: &Value, detail: String, owner: Option<&str>| {
+            let id = thing[key].as_str().unwrap_or_default().to_owned();
             found.push(Residue {
                 kind: kind.to_owned(),
+                // A disk of ours may hang on an instance that is not ours, which must not go with it.
+                host: HostId::new(format!("{region}/{}", owner.unwrap_or(&id))),
                 id,
                 detail,
-                host,
-                label,
-                created_at: time(made),
-                expires_at,
+                label: label(thing),
+                created_at: time(&thing["createTime"]),
+                expires_at: tag(thing, "expires").and_then(|text| text.parse().ok()),
             });
         };
-        let instances = self.instances(region, alive(Call::new("DescribeInstances").ours(selector))).await?;
         for volume in self.list(region, Call::new("DescribeVolumes").ours(selector), "volumeSet").await? {
-            let owner =
-                items(&volume["attachmentSet"]).first().and_then(|attached| attached["instanceId"].as_str());
+            let owner = volume["attachmentSet"][0]["instanceId"].as_str().filter(known);
             let detail = format!("{} GB in {region}", volume["size"].as_str().unwrap_or("?"));
-            add("volume", &volume["volumeId"], detail, owner, &volume["createTime"]);
+            add("volume", "volumeId", &volume, detail, owner);
         }
         let call = Call::new("DescribeNetworkInterfaces").ours(selector);
         for interface in self.list(region, call, "networkInterfaceSet").await? {
-            let owner = interface["attachment"]["instanceId"].as_str();
-            add(
-                "network interface",
-                &interface["networkInterfaceId"],
-                region.to_owned(),
-                owner,
-                &Value::Null,
-            );
+            let owner = interface["attachment"]["instanceId"].as_str().filter(known);
+            add("network interface", "networkInterfaceId", &interface, region.to_owned(), owner);
         }
         let call = Call::new("DescribeSecurityGroups").ours(selector);
         for group in self.list(region, call, "securityGroupInfo").await? {
             let owner = instances.iter().find(|instance| label(instance) == label(&group));
             let owner = owner.and_then(|instance| instance["instanceId"].as_str());
-            add(
-                "security group",
-                &group["groupId"],
-                format!("free of charge, in {region}"),
-                owner,
-                &Value::Null,
-            );
+            add("security group", "groupId", &group, format!("free of charge, in {region}"), owner);
         }
         Ok(found)
     }
@@ -850,7 +971,12 @@ fn alive(call: Call) -> Call {
 impl Provider for Aws {
     async fn create(&self, request: &CreateRequest) -> Result<HostId, ProviderError> {
         let (what, region) = ("starting an instance", request.region.as_str());
-        if self.config.spot && request.kvm && !is_metal(&request.sku) {
+        if self.config.regions.as_ref().is_some_and(|regions| !regions.iter().any(|known| known == region)) {
+            let message =
+                format!("{region} is not among the spec's `regions`, so nobody would find it there");
+            return Err(ProviderError::Rejected { provider: NAME, operation: what, message });
+        }
+        if self.config.spot && is_nested(request) {
             let message =
                 "nested virtualisation and spot exclude each other: take a metal type, or no spot".to_owned();
             return Err(ProviderError::Rejected { provider: NAME, operation: what, message });
@@ -873,6 +999,14 @@ impl Provider for Aws {
             // The token was used by a request that differed in a key or a time: there is, or was, an instance of it.
             Err(CallError::Conflict(message)) => {
                 Err(ProviderError::Ambiguous { provider: NAME, operation: what, message })
+            }
+            Err(CallError::NotFound(message)) => Err(fresh(what, message)),
+            Err(CallError::Provider(ProviderError::Capacity { message, .. })) => {
+                let subnet = self.config.subnet.as_ref();
+                let hint =
+                    subnet.map(|subnet| format!("; {subnet} is in one zone, so another `subnet` may do"));
+                let message = message + &hint.unwrap_or_default();
+                Err(ProviderError::Capacity { provider: NAME, message })
             }
             Err(error) => Err(error.refused(NAME, what)),
         }
@@ -897,17 +1031,22 @@ impl Provider for Aws {
         if own.starts_with("eni-") {
             return self.delete(region, "DeleteNetworkInterface", "NetworkInterfaceId", own).await;
         }
-        self.delete(region, "TerminateInstances", "InstanceId.1", own).await?;
+        let Some(instance) = self.described(region, own).await? else { return Ok(()) };
+        // A terminated one loses its tags after a while.
+        if instance["instanceState"]["name"] != "terminated" {
+            if tag(&instance, "managed-by") != Some("lane") {
+                return Err(ProviderError::Rejected {
+                    provider: NAME,
+                    operation: "terminating an instance",
+                    message: format!(
+                        "{own} in {region} has no tag managed-by=lane, so lane did not make it: look at it with `aws ec2 describe-instances --instance-ids {own} --region {region}`"
+                    ),
+                });
+            }
+            self.delete(region, "TerminateInstances", "InstanceId.1", own).await?;
+        }
         // Its group goes when its interface is gone, which takes minutes; until then it is residue of its own.
-        let call = Call::new("DescribeInstances").with("InstanceId.1", own);
-        let request = self.http(region).call("reading an instance", self.request(region, call)).await;
-        let seen = match request {
-            Ok(seen) => seen,
-            Err(CallError::NotFound(_)) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let instance = &seen["reservationSet"][0]["instancesSet"][0];
-        let Some(label) = label(instance) else { return Ok(()) };
+        let Some(label) = label(&instance) else { return Ok(()) };
         let call = Call::new("DescribeSecurityGroups").ours(&Selector::Label(label));
         for group in self.list(region, call, "securityGroupInfo").await? {
             let group = group["groupId"].as_str().unwrap_or_default();
@@ -938,18 +1077,47 @@ impl Provider for Aws {
     }
 
     async fn whoami(&self) -> Result<Account, ProviderError> {
-        // Needs no permission at all.
-        let call = Call(vec![]).with("Action", "GetCallerIdentity").with("Version", "2011-06-15");
-        let request = Request::post(self.beside("sts", &self.region)).form(call.0);
-        let http = self.http_of("sts", &self.region, &DIALECT);
-        let answer = http.call("asking who we are", request).await?;
-        let identity = &answer["GetCallerIdentityResult"];
+        let identity = self.identity().await?;
         let text = |key: &str| identity[key].as_str().map(str::to_owned);
         Ok(Account {
             account: text("Arn").unwrap_or_default(),
             project: text("Account"),
             credentials: self.chain.origin(),
         })
+    }
+
+    async fn scope(&self) -> Result<Option<String>, ProviderError> {
+        let Some(account) = self.identity().await?["Account"].as_str() else {
+            return Err(ProviderError::Ambiguous {
+                provider: NAME,
+                operation: "asking who we are",
+                message: "the answer names no account".to_owned(),
+            });
+        };
+        let mut scope = format!("account {account}");
+        if let Some(regions) = &self.config.regions {
+            let _ = write!(scope, " in {}", regions.join(", "));
+        }
+        if let Some(endpoint) = self.endpoint.as_ref().filter(|endpoint| !is_vendors(endpoint)) {
+            let _ = write!(scope, " at {endpoint}");
+        }
+        Ok(Some(scope))
+    }
+
+    async fn fate(&self, id: &HostId) -> Result<Option<String>, ProviderError> {
+        let (region, own) = parts(id);
+        let Some(instance) = self.described(region, own).await? else { return Ok(None) };
+        let state = instance["instanceState"]["name"].as_str().unwrap_or_default();
+        if !["terminated", "shutting-down"].contains(&state) {
+            return Ok(None);
+        }
+        let reason = &instance["stateReason"];
+        let code = reason["code"].as_str().unwrap_or("no reason given");
+        // The message often begins with the code.
+        let message = reason["message"].as_str().unwrap_or_default();
+        let message = message.trim_start_matches(code).trim_start_matches(':').trim_start();
+        let message = if message.is_empty() { String::new() } else { format!(": {message}") };
+        Ok(Some(format!("{own} is {state}: {code}{message}")))
     }
 
     async fn resolve_image(
@@ -973,7 +1141,8 @@ impl Provider for Aws {
             return Ok(vec![]);
         }
         let code = QUOTAS[usize::from(self.config.spot)];
-        let request = Request::post(self.beside("servicequotas", region))
+        let request = Request::post(self.beside("SERVICE_QUOTAS", "servicequotas", region))
+            .header("content-type", "application/x-amz-json-1.1")
             .header("x-amz-target", "ServiceQuotasV20190624.GetServiceQuota")
             .json(json!({"ServiceCode": "ec2", "QuotaCode": code}));
         let quota = self.http_of("servicequotas", region, &QUOTA_DIALECT).call(what, request).await?;
@@ -1002,5 +1171,171 @@ impl Provider for Aws {
         let text = answer["output"].as_str().map(|text| text.split_whitespace().collect::<String>());
         let bytes = text.and_then(|text| BASE64.decode(text).ok());
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::world::SystemClock;
+
+    #[test]
+    fn types_have_kvm_as_amazon_says() {
+        let rows = [
+            ("m8i.xlarge", KvmSupport::Yes),
+            ("c8id.large", KvmSupport::Yes),
+            ("r7iz.2xlarge", KvmSupport::Yes),
+            ("c5.metal", KvmSupport::Yes),
+            ("c7a.metal-48xl", KvmSupport::Yes),
+            ("mac2.metal", KvmSupport::No),
+            ("c5.large", KvmSupport::No),
+            ("m6i.large", KvmSupport::No),
+            ("c7a.large", KvmSupport::No),
+            ("t3.micro", KvmSupport::No),
+            ("m7g.large", KvmSupport::No),
+            ("x9i.large", KvmSupport::Unknown),
+        ];
+        for (sku, support) in rows {
+            assert_eq!(kvm(&Sku::fixed(sku)), support, "{sku}");
+        }
+        for (sku, arm) in
+            [("a1.metal", true), ("m7gd.large", true), ("g4dn.metal", false), ("c5.metal", false)]
+        {
+            assert_eq!(is_arm(&Sku::fixed(sku)), arm, "{sku}");
+        }
+        let Some(table) = crate::emulators::description::read("aws-kvm-skus.json") else { return };
+        for (sku, row) in table["types"].as_object().unwrap() {
+            let sku = Sku::new(sku.as_str());
+            assert_eq!(kvm(&sku), KvmSupport::Yes, "{sku}");
+            assert_eq!(NESTING.contains(&family(&sku)) && !is_metal(&sku), row["kvm"] == "nested", "{sku}");
+            assert_eq!(is_arm(&sku), row["arch"] == "arm64", "{sku}");
+        }
+    }
+
+    fn world(vars: &[(&str, &str)]) -> World {
+        let vars: BTreeMap<String, String> =
+            vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        World::fixed(Arc::new(SystemClock), vars, PathBuf::from("/"))
+    }
+
+    fn chain(vars: &[(&str, &str)], profile: Option<&str>) -> Chain {
+        Chain {
+            world: world(vars),
+            profile: profile.map(str::to_owned),
+            region: "us-east-1".to_owned(),
+            stands_in: false,
+            found: OnceCell::new(),
+            kept: Mutex::default(),
+        }
+    }
+
+    const VARIABLES: [(&str, &str); 2] =
+        [("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+
+    #[test]
+    fn a_profile_of_the_spec_counts_more_than_the_variables() {
+        assert_eq!(chain(&VARIABLES, None).origin(), "AWS_ACCESS_KEY_ID");
+        assert!(chain(&VARIABLES, Some("mine")).in_variables().is_none());
+        assert!(chain(&VARIABLES, Some("mine")).origin().contains("profile mine"));
+    }
+
+    /// Gives keys, and counts how often.
+    #[derive(Debug, Default)]
+    struct Counted {
+        asked: Arc<std::sync::atomic::AtomicUsize>,
+        lives: Option<Duration>,
+        fails: bool,
+    }
+
+    impl ProvideCredentials for Counted {
+        fn provide_credentials<'a>(&'a self) -> aws_credential_types::provider::future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let now = u64::try_from(Timestamp::now().as_second()).unwrap();
+            let expiry = self.lives.map(|lives| SystemTime::UNIX_EPOCH + Duration::from_secs(now) + lives);
+            aws_credential_types::provider::future::ProvideCredentials::ready(if self.fails {
+                Err(CredentialsError::provider_error("reset"))
+            } else {
+                Ok(Keys::new("id", "secret", None, expiry, "a test"))
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn keys_are_looked_for_once_until_shortly_before_they_end() {
+        for (minutes, looks) in [(None, 1), (Some(60), 1), (Some(4), 3)] {
+            let chain = chain(&[], None);
+            let counted = Counted { lives: minutes.map(Duration::from_mins), ..Counted::default() };
+            let asked = Arc::clone(&counted.asked);
+            chain.found.set(SharedCredentialsProvider::new(counted)).unwrap();
+            for _ in 0..3 {
+                chain.keys().await.unwrap();
+            }
+            assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), looks, "{minutes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_of_keys_that_fails_for_now_is_asked_again() {
+        let chain = chain(&[], None);
+        let counted = Counted { fails: true, ..Counted::default() };
+        chain.found.set(SharedCredentialsProvider::new(counted)).unwrap();
+        let error = chain.keys().await.unwrap_err();
+        assert!(matches!(error, ProviderError::Transient { .. }), "{error}");
+        assert!(
+            error.to_string().contains("reset") && error.to_string().contains("aws sso login"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_says_how_a_body_is_read_is_signed() {
+        let signer = Signer {
+            chain: Arc::new(chain(&VARIABLES, None)),
+            service: "servicequotas",
+            region: "us-east-1".to_owned(),
+        };
+        let mut request = Request::post("https://servicequotas.us-east-1.amazonaws.com/")
+            .header("content-type", "application/x-amz-json-1.1")
+            .header("x-amz-target", "ServiceQuotasV20190624.GetServiceQuota")
+            .json(json!({}));
+        signer.sign(&mut request).await.unwrap();
+        let proof = request.headers.iter().find(|(name, _)| name == "authorization").unwrap().1.reveal();
+        assert!(proof.contains("SignedHeaders=content-type;host;x-amz-date;x-amz-target,"), "{proof}");
+    }
+
+    #[test]
+    fn endpoints_of_services_are_their_own() {
+        let beside = |vars: &[(&str, &str)], name: &str, service: &'static str| {
+            let vars: Vec<_> = VARIABLES.iter().chain(vars).copied().collect();
+            let world = world(&vars);
+            let endpoint = elsewhere(&world, None);
+            let aws = Aws {
+                region: "us-east-1".to_owned(),
+                endpoint: (!endpoint.is_empty()).then_some(endpoint),
+                config: config(NAME, &json!({})).unwrap(),
+                chain: Arc::new(chain(&vars, None)),
+                wire: Link::Network.open(&world, NAME).unwrap(),
+                world,
+                regions: OnceCell::new(),
+                identity: OnceCell::new(),
+            };
+            aws.beside(name, service, "us-east-1")
+        };
+        let (own, all) = (("AWS_ENDPOINT_URL_EC2", "http://ec2"), ("AWS_ENDPOINT_URL", "http://all"));
+        let vendors = "https://sts.us-east-1.amazonaws.com/";
+        assert_eq!(beside(&[own], "STS", "sts"), vendors);
+        assert_eq!(beside(&[own, all], "STS", "sts"), "http://all/");
+        assert_eq!(beside(&[("LANE_AWS_ENDPOINT", "http://one")], "STS", "sts"), "http://one/");
+        assert_eq!(beside(&[("LANE_AWS_ENDPOINT", "https://vpce-1.amazonaws.com")], "STS", "sts"), vendors);
+        let quotas = ("AWS_ENDPOINT_URL_SERVICE_QUOTAS", "http://quotas");
+        assert_eq!(beside(&[quotas], "SERVICE_QUOTAS", "servicequotas"), "http://quotas/");
+        let ignored = ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true");
+        assert_eq!(beside(&[all, ("AWS_ENDPOINT_URL_STS", "http://sts"), ignored], "STS", "sts"), vendors);
     }
 }
