@@ -310,16 +310,16 @@ fn credentials(world: &World, entry: &Entry, found: Option<&Found>) -> Option<Ch
         Some(Found::Environment(variable)) => Check::ok("credentials", format!("{variable} is set")),
         Some(Found::Spec(key)) => Check::ok("credentials", format!("the spec's `{key}` names them")),
         Some(Found::Keyring(variable)) => Check::ok("credentials", format!("{variable} is in the keyring")),
-        None => match file_of(world, entry) {
-            Some(file) => Check::ok("credentials", format!("{} is there", file.display())),
-            None => {
+        None => file_of(world, entry).map_or_else(
+            || {
                 let mut ways = vec![format!("set {}", login::variables(entry))];
                 ways.extend((!entry.sign_in.is_empty()).then(|| format!("run `{}`", entry.sign_in)));
                 ways.extend((!entry.kept.is_empty()).then(|| format!("run `lane login {}`", entry.name)));
                 let nothing = "nothing is set in the environment, kept in the keyring, or in a file of the vendor's tools";
                 Check::warning("credentials", nothing, ways.join(", or "))
-            }
-        },
+            },
+            |file| Check::ok("credentials", format!("{} is there", file.display())),
+        ),
     })
 }
 

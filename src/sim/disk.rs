@@ -47,7 +47,8 @@ impl Content {
     /// What may be there: as it was, as it should be, and a part of what was under way.
     fn versions(&self) -> [Vec<u8>; 3] {
         let (durable, now) = (&self.durable, &self.now);
-        let torn = if now.starts_with(durable) { (durable.len() + now.len()) / 2 } else { now.len() };
+        let torn =
+            if now.starts_with(durable) { usize::midpoint(durable.len(), now.len()) } else { now.len() };
         [durable.clone(), now.clone(), now[..torn].to_vec()]
     }
 }

@@ -211,7 +211,7 @@ fn every_point(adapter: Option<&'static str>) {
         let again = Trial { dies_at: Some(at % 5), power: drawn, ..Trial::default() };
         totals.add(tell(drawn, [dies(drawn), vec![Op::Run(*verb, again)]].concat())?);
         // What the disk keeps is no affair of an adapter.
-        let mut ways = if adapter.is_none() { 1 } else { 0 };
+        let mut ways = u64::from(adapter.is_none());
         let mut way = 0;
         while way < ways {
             let power = Some(Keeps::Way(way));
