@@ -43,7 +43,7 @@ fn hosts(lane: &str) -> Vec<String> {
     let names = names.map(|name| name.unwrap().file_name().into_string().unwrap());
     names
         .filter_map(|name| name.strip_suffix(".json").map(str::to_owned))
-        .filter(|id| id.starts_with(&format!("lane-{lane}-")))
+        .filter(|id| id.rsplit_once('-').is_some_and(|(start, _)| start == format!("lane-{lane}")))
         .collect()
 }
 

@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::plan::{Digester, Fingerprint};
 use crate::provider::{
-    Account, CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Link, Listed, Provider,
-    ProviderError, Region, Residue, Selector, Sku,
+    Account, CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Lineage, Link, Listed,
+    Provider, ProviderError, Region, Residue, Selector, Sku,
 };
 use crate::world::{World, fs};
 
@@ -204,7 +204,7 @@ struct Site {
 impl Site {
     /// Returns the host of this id, if it is one of ours: `lane-<name>-<lineage8>`.
     fn new(hosts: &str, id: &str) -> Option<Self> {
-        let lineage8 = lineage8_of(id)?;
+        let (_, lineage8) = words_of(id)?;
         Some(Self {
             id: id.to_owned(),
             machine: format!("ln-{lineage8}"),
@@ -235,10 +235,11 @@ fn is_lineage8(text: &str) -> bool {
     text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }
 
-fn lineage8_of(id: &str) -> Option<&str> {
-    let (lane, lineage8) = id.strip_prefix("lane-")?.rsplit_once('-')?;
+/// Reads a host's id as a lane's name and the end of its lineage.
+fn words_of(id: &str) -> Option<(&str, &str)> {
+    let words @ (lane, lineage8) = id.strip_prefix("lane-")?.rsplit_once('-')?;
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
-    (!lane.is_empty() && lane.bytes().all(plain) && is_lineage8(lineage8)).then_some(lineage8)
+    (!lane.is_empty() && lane.bytes().all(plain) && is_lineage8(lineage8)).then_some(words)
 }
 
 /// Returns the part of a name of ours that is random.
@@ -292,7 +293,7 @@ impl Scope<'_> {
     fn id(self, id: &str) -> bool {
         match self {
             Self::One(site) => site.id == id,
-            Self::All => lineage8_of(id).is_some(),
+            Self::All => words_of(id).is_some(),
         }
     }
 
@@ -531,7 +532,7 @@ impl Nspawn {
         let names = fs::list(Path::new(&self.hosts))
             .map_err(|error| transient("listing hosts", format!("{}: {error}", self.hosts)))?;
         let ids = names.iter().filter_map(|name| name.strip_suffix(".json"));
-        Ok(ids.filter(|id| lineage8_of(id).is_some()).map(str::to_owned).collect())
+        Ok(ids.filter(|id| words_of(id).is_some()).map(str::to_owned).collect())
     }
 
     fn card(site: &Site) -> Result<Option<Card>, ProviderError> {
@@ -841,7 +842,9 @@ impl Nspawn {
                 }
                 _ => Some(name.clone()),
             };
-            if let Some(id) = id.filter(|id| lineage8_of(id) == Some(last8(name))) {
+            if let Some(id) =
+                id.filter(|id| words_of(id).is_some_and(|(_, lineage8)| lineage8 == last8(name)))
+            {
                 owners.entry(last8(name).to_owned()).or_insert(id);
             }
         }
@@ -1152,12 +1155,16 @@ impl Provider for Nspawn {
         let owned = |(name, part): &(String, Part)| {
             let owner = owners.get(last8(name))?;
             let card = cards.get(owner);
-            let asked = match selector {
+            // Without its record a host's name still says whose it is, but only the end of the lineage.
+            let named = || {
+                words_of(owner).map(|(lane, end)| Label { lane: lane.to_owned(), lineage: Lineage::new(end) })
+            };
+            let known = match selector {
                 Selector::Label(label) => Some(label),
-                Selector::Owned => None,
+                Selector::Owned => card.map(|card| &card.label),
             };
             Some(Residue {
-                label: card.map(|card| &card.label).or(asked).cloned(),
+                label: known.cloned().or_else(named),
                 created_at: card.map(|card| card.created_at),
                 expires_at: card.map(|card| card.expires_at),
                 ..part.residue(owner)
@@ -1201,7 +1208,7 @@ mod tests {
 
     use super::*;
     use crate::plan::Digest;
-    use crate::provider::{ClientToken, Lineage};
+    use crate::provider::ClientToken;
     use crate::world::SystemClock;
 
     /// Set for the process that is to be killed while it makes a host: its lane's lineage.
@@ -1227,7 +1234,7 @@ mod tests {
     #[test]
     fn only_ids_of_ours_have_a_site() {
         assert_eq!(site().machine, "ln-1a2b3c4d");
-        assert_eq!(lineage8_of("lane-my-demo.x_y-1a2b3c4d"), Some("1a2b3c4d"));
+        assert_eq!(words_of("lane-my-demo.x_y-1a2b3c4d"), Some(("my-demo.x_y", "1a2b3c4d")));
         for foreign in [
             "",
             "demo-1a2b3c4d",
@@ -1240,7 +1247,7 @@ mod tests {
             "lane-/../x-1a2b3c4d",
             "lane-a b-1a2b3c4d",
         ] {
-            assert_eq!(lineage8_of(foreign), None, "{foreign}");
+            assert_eq!(words_of(foreign), None, "{foreign}");
         }
     }
 
