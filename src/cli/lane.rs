@@ -15,7 +15,7 @@ use crate::apply::steps::{Connector, RunContext};
 use crate::error::{Failure, Kind};
 use crate::inputs::{self, Inputs};
 use crate::plan::{self, DiffInput, Observed, ObservedHost, Plan, StepId};
-use crate::provider::{self, Entry, Link, Provider};
+use crate::provider::{self, Entry, Label, Link, Provider};
 use crate::report::progress::{self, Look, Style};
 use crate::spec::{self, ProviderSpec, Spec};
 use crate::state::{LaneDir, Record, SharedSession};
@@ -42,6 +42,10 @@ pub(super) struct ExecuteArgs {
 
 /// Reads and checks a spec.
 pub(super) fn load_spec(context: &Context, path: &Path) -> Result<Spec, Failure> {
+    #[cfg(test)]
+    if let Some(stage) = &context.stage {
+        return Ok(stage.spec.clone());
+    }
     spec::load(&context.world, &context.world.cwd().join(path)).map_err(|error| {
         let complaints = error.render(context.ui.colour_err);
         Failure::new(Kind::Spec, format!("{} is not a valid spec\n{complaints}", path.display()))
@@ -132,6 +136,10 @@ pub(super) fn connect(
     context: &Context,
     provider: &ProviderSpec,
 ) -> Result<(Arc<dyn Provider>, &'static Entry), Failure> {
+    #[cfg(test)]
+    if let Some(stage) = &context.stage {
+        return Ok((Arc::clone(&stage.provider), stage.entry));
+    }
     let entry = provider::by_name(&provider.name).ok_or_else(|| {
         Failure::new(Kind::Provider, format!("this build of lane has no provider `{}`", provider.name))
     })?;
@@ -150,6 +158,15 @@ pub(super) fn connect_over(
     let (world, found) = login::fill(world, entry, &config, Keyring::open);
     let connected = (entry.connect)(&world, &config, link)?;
     Ok((Arc::from(connected), found))
+}
+
+/// Returns the way to a lane's host; opens no connection.
+pub(super) fn connector(context: &Context, dir: &LaneDir, label: Label) -> Arc<dyn Connector> {
+    #[cfg(test)]
+    if let Some(stage) = &context.stage {
+        return Arc::clone(&stage.connector);
+    }
+    Arc::new(SshConnector::new(dir, label, &context.world))
 }
 
 /// What a plan is made with.
@@ -243,13 +260,13 @@ pub(super) async fn look(
     spec: Option<&Spec>,
     provider: &dyn Provider,
 ) -> Result<Observed, Failure> {
-    let connector = SshConnector::new(dir, record.label(), &context.world);
+    let connector = connector(context, dir, record.label());
     Ok(refresh::refresh(&RefreshInput {
         world: &context.world,
         record,
         spec,
         provider,
-        connector: &connector,
+        connector: connector.as_ref(),
         deadline: LOOK_DEADLINE,
     })
     .await?)
@@ -342,8 +359,7 @@ pub(super) async fn execute_with(
     };
     let look = Look { color: context.ui.colour_err, zone: jiff::tz::TimeZone::system() };
     let reporter = tokio::spawn(progress::report(receiver, style, out, look));
-    let connector: Arc<dyn Connector> =
-        Arc::new(SshConnector::new(session.dir(), session.record().label(), &context.world));
+    let connector = connector(context, session.dir(), session.record().label());
     let run_context = RunContext {
         world: context.world.clone(),
         spec: run.spec,

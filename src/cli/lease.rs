@@ -6,12 +6,10 @@ use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use super::connect::SshConnector;
-use super::lane::{connect, find_host, known_lanes, recorded_spec};
+use super::lane::{connect, connector, find_host, known_lanes, recorded_spec};
 use super::{Context, Format};
 use crate::apply::cloud::check_scope;
 use crate::apply::lease::{arm_host, armed_on_host};
-use crate::apply::steps::Connector;
 use crate::error::{Failure, Kind};
 use crate::plan::Rings;
 use crate::provider::{ProviderError, Selector};
@@ -77,7 +75,7 @@ async fn show(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
     let label = record.label();
     let seen = provider.find(&Selector::Label(label.clone())).await?;
     let in_cloud = seen.into_iter().find(|seen| seen.label == label).and_then(|seen| seen.expires_at);
-    let connector = SshConnector::new(&dir, label, &context.world);
+    let connector = connector(context, &dir, label);
     let on_host = match (entry.timer_stops_bill, host.address) {
         (true, Some(_)) => Some(match connector.connect(host) {
             Ok(remote) => armed_on_host(&*remote).await.map_err(|error| error.to_string()),
@@ -180,7 +178,7 @@ async fn extend(context: &Context, args: &ExtendArgs) -> Result<u8, Failure> {
         }
     }
     if entry.timer_stops_bill {
-        let connector = SshConnector::new(&dir, record.label(), &context.world);
+        let connector = connector(context, &dir, record.label());
         let armed = match connector.connect(&host) {
             Ok(remote) => arm_host(&*remote, new).await,
             Err(error) => Err(error),

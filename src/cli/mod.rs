@@ -29,10 +29,18 @@ mod validate;
 mod whoami;
 
 use std::path::PathBuf;
+#[cfg(test)]
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+#[cfg(test)]
+use crate::apply::steps::Connector;
 use crate::error::{Failure, Kind};
+#[cfg(test)]
+use crate::provider::{Entry, Provider};
+#[cfg(test)]
+use crate::spec::Spec;
 use crate::world::World;
 
 pub use ui::Ui;
@@ -108,6 +116,31 @@ struct Context {
     world: World,
     ui: Ui,
     state_root: PathBuf,
+    #[cfg(test)]
+    stage: Option<Stage>,
+}
+
+/// What stands for the spec's file, the cloud and the way to a host where a test runs a verb.
+#[cfg(test)]
+#[derive(Debug, Clone)]
+pub(crate) struct Stage {
+    pub(crate) spec: Spec,
+    pub(crate) provider: Arc<dyn Provider>,
+    pub(crate) entry: &'static Entry,
+    pub(crate) connector: Arc<dyn Connector>,
+}
+
+/// Runs a command line as the program does, on a stage.
+#[cfg(test)]
+pub(crate) async fn on_stage(
+    world: World,
+    state_root: PathBuf,
+    stage: Stage,
+    line: &[&str],
+) -> Result<u8, Failure> {
+    let cli = Cli::try_parse_from(std::iter::once(&"lane").chain(line)).expect("a command line");
+    let context = Context { world, ui: Ui::silent(), state_root, stage: Some(stage) };
+    carry_out(&context, cli.verb).await
 }
 
 /// Runs the program and returns its exit code.
@@ -135,7 +168,13 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
             .hint("change to a folder that exists")
     })?;
     let state_root = world.cwd().join(&cli.global.state_dir);
-    let context = Context { world, ui, state_root };
+    let context = Context {
+        world,
+        ui,
+        state_root,
+        #[cfg(test)]
+        stage: None,
+    };
     if !matches!(cli.verb, VerbArgs::Schema(_) | VerbArgs::Completions(_)) {
         lease::warn(&context);
     }
@@ -156,35 +195,38 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<u8, Failure> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(
             |error| Failure::new(Kind::Unexpected, format!("the async runtime cannot start: {error}")),
         )?;
-    let outcome = runtime.block_on(async {
-        match verb {
-            VerbArgs::Plan(args) => plan::run(&context, &args).await,
-            VerbArgs::Apply(args) => apply::run(&context, &args).await,
-            VerbArgs::Destroy(args) => destroy::run(&context, &args).await,
-            VerbArgs::Run(args) => run::run(&context, &args).await,
-            VerbArgs::Test(args) => test::run(&context, &args).await,
-            VerbArgs::Status(args) => status::run(&context, &args).await,
-            VerbArgs::List(args) => list::run_cloud(&context, &args).await,
-            VerbArgs::Lease(args) => lease::run(&context, &args).await,
-            VerbArgs::State(args) => state::run(&context, &args).await,
-            VerbArgs::Sweep(args) => sweep::run(&context, &args).await,
-            VerbArgs::Doctor(args) => doctor::run(&context, &args).await,
-            VerbArgs::Whoami(args) => whoami::run(&context, &args).await,
-            VerbArgs::Graph(args) => graph::run(&context, &args).await,
-            VerbArgs::Ssh(args) => exec::run_ssh(&context, &args).await,
-            VerbArgs::Exec(args) => exec::run_exec(&context, &args).await,
-            VerbArgs::Logs(args) => logs::run(&context, &args).await,
-            VerbArgs::Init(_)
-            | VerbArgs::Login(_)
-            | VerbArgs::Logout(_)
-            | VerbArgs::Prices(_)
-            | VerbArgs::Validate(_)
-            | VerbArgs::Schema(_)
-            | VerbArgs::Show(_)
-            | VerbArgs::Completions(_) => Ok(0),
-        }
-    });
+    let outcome = runtime.block_on(carry_out(&context, verb));
     // A blocked thread (a stuck file system, say) must not keep a second Ctrl-C from ending the program.
     runtime.shutdown_background();
     outcome
+}
+
+/// Runs a verb that may wait.
+async fn carry_out(context: &Context, verb: VerbArgs) -> Result<u8, Failure> {
+    match verb {
+        VerbArgs::Plan(args) => plan::run(context, &args).await,
+        VerbArgs::Apply(args) => apply::run(context, &args).await,
+        VerbArgs::Destroy(args) => destroy::run(context, &args).await,
+        VerbArgs::Run(args) => run::run(context, &args).await,
+        VerbArgs::Test(args) => test::run(context, &args).await,
+        VerbArgs::Status(args) => status::run(context, &args).await,
+        VerbArgs::List(args) => list::run_cloud(context, &args).await,
+        VerbArgs::Lease(args) => lease::run(context, &args).await,
+        VerbArgs::State(args) => state::run(context, &args).await,
+        VerbArgs::Sweep(args) => sweep::run(context, &args).await,
+        VerbArgs::Doctor(args) => doctor::run(context, &args).await,
+        VerbArgs::Whoami(args) => whoami::run(context, &args).await,
+        VerbArgs::Graph(args) => graph::run(context, &args).await,
+        VerbArgs::Ssh(args) => exec::run_ssh(context, &args).await,
+        VerbArgs::Exec(args) => exec::run_exec(context, &args).await,
+        VerbArgs::Logs(args) => logs::run(context, &args).await,
+        VerbArgs::Init(_)
+        | VerbArgs::Login(_)
+        | VerbArgs::Logout(_)
+        | VerbArgs::Prices(_)
+        | VerbArgs::Validate(_)
+        | VerbArgs::Schema(_)
+        | VerbArgs::Show(_)
+        | VerbArgs::Completions(_) => Ok(0),
+    }
 }

@@ -21,6 +21,9 @@ pub struct Ui {
     pub quiet: bool,
     /// Say more.
     pub verbose: bool,
+    /// Say nothing: a test goes by what is done.
+    #[cfg(test)]
+    pub(super) silent: bool,
 }
 
 impl Ui {
@@ -34,11 +37,22 @@ impl Ui {
             can_ask: io::stdin().is_terminal() && io::stderr().is_terminal(),
             quiet,
             verbose,
+            #[cfg(test)]
+            silent: false,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn silent() -> Self {
+        Self { silent: true, ..Self::new(true, false) }
     }
 
     /// Writes a result to standard output; a reader that went away is no failure.
     pub fn out(self, text: &str) {
+        #[cfg(test)]
+        if self.silent {
+            return;
+        }
         let mut stdout = io::stdout().lock();
         drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
     }
@@ -57,6 +71,10 @@ impl Ui {
 
     /// Writes a warning to standard error, always.
     pub fn warn(self, text: &str) {
+        #[cfg(test)]
+        if self.silent {
+            return;
+        }
         let head = self.paint_err(AnsiColor::Yellow.on_default().bold(), "warning:");
         drop(writeln!(io::stderr().lock(), "{head} {text}"));
     }

@@ -249,7 +249,8 @@ impl HostFate {
         if record.in_doubt.contains_key(&Work::Destroy.id()) {
             reasons.push(Reason::HostTainted { why: "its destroy was begun".to_owned() });
         }
-        if let Some(step) = step.filter(|step| step.fingerprint != host.fingerprint) {
+        // That of an adopted host is what the cloud's label holds of it.
+        if let Some(step) = step.filter(|step| !host.fingerprint.is_of(&step.fingerprint)) {
             let changed = done.map(|done| changed_inputs(&done.inputs, &step.inputs)).unwrap_or_default();
             if changed.is_empty() {
                 reasons.push(fingerprint_changed(Some(&host.fingerprint), Some(&step.fingerprint)));
@@ -266,6 +267,13 @@ impl HostFate {
         }
         if !reasons.is_empty() {
             return Self { action: Action::Replace, reasons, lost_because: Some(Reason::HostReplaced) };
+        }
+        let address = |address: Option<std::net::IpAddr>| address.map(|address| address.to_string());
+        let addresses = address(host.address).zip(address(seen.and_then(|seen| seen.address)));
+        if let Some((old, new)) = addresses.filter(|(old, new)| old != new) {
+            // It was stopped and started again.
+            reasons.push(drift("the host's address", &old, &new));
+            return Self { action: Action::Rerun, reasons, lost_because: None };
         }
         let (action, reason) = match done {
             _ if record.in_doubt.contains_key(&id) => (Action::Resume, Reason::InDoubt),
@@ -970,6 +978,33 @@ mod tests {
             assert_eq!(reasons(&plan, "provision/host"), [Reason::InDoubt]);
             assert_eq!(action(&plan, "sync/app"), Action::Create);
         }
+    }
+
+    #[test]
+    fn a_host_that_is_at_another_address_is_asked_where_it_is_and_kept() {
+        let mut scene = Scene::applied();
+        let seen = present(&mut scene);
+        seen.address = Some("192.0.2.8".parse().unwrap());
+        let plan = scene.plan();
+        assert_eq!(action(&plan, "provision/host"), Action::Rerun);
+        let [Reason::Drift { observed, .. }] = &reasons(&plan, "provision/host")[..] else {
+            panic!("{plan:?}")
+        };
+        assert_eq!(observed, "192.0.2.8");
+        assert_eq!(plan.lost, Vec::<String>::new());
+        // No address yet is no other address.
+        present(&mut scene).address = None;
+        assert_eq!(action(&scene.plan(), "provision/host"), Action::NoOp);
+    }
+
+    #[test]
+    fn a_recorded_fingerprint_may_be_as_short_as_the_label_that_it_was_read_from() {
+        let mut scene = Scene::applied();
+        let host = scene.record.host.as_mut().unwrap();
+        host.fingerprint = Fingerprint(crate::plan::Digest::from_text(&host.fingerprint.0.as_str()[..32]));
+        assert_eq!(action(&scene.plan(), "provision/host"), Action::NoOp);
+        scene.spec.sku = crate::provider::Sku::fixed("large");
+        assert_eq!(action(&scene.plan(), "provision/host"), Action::Replace);
     }
 
     #[test]

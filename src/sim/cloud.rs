@@ -55,6 +55,11 @@ pub(super) static ENTRY: Entry = Entry {
     },
 };
 
+tokio::task_local! {
+    /// Whoever asks sweeps what has ended, and may take nothing else.
+    pub(super) static ENDED_ONLY: ();
+}
+
 /// How often, in percent of the calls, something goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Weather {
@@ -79,7 +84,7 @@ pub(super) struct Machine {
     pub(super) id: HostId,
     pub(super) label: Label,
     fingerprint: Option<Fingerprint>,
-    expires_at: Timestamp,
+    pub(super) expires_at: Timestamp,
     created_at: Timestamp,
     pub(super) address: IpAddr,
     visible_from: Instant,
@@ -133,8 +138,6 @@ pub(super) struct Ledger {
     witness: Option<Witness>,
     /// What must never happen and did.
     pub(super) broken: Vec<String>,
-    /// A sweep of what has ended is under way: it may take nothing else.
-    pub(super) ended_only: bool,
     /// Label of the lane that runs; it may touch no other.
     ours: Option<Label>,
 }
@@ -163,7 +166,6 @@ impl Cloud {
             world: None,
             witness: None,
             broken: vec![],
-            ended_only: false,
             ours: None,
         };
         Self { ledger: Arc::new(Mutex::new(ledger)), fate }
@@ -387,7 +389,8 @@ impl Provider for Cloud {
             }
             let (listed, billed) = (ledger.rng.u64(..9_000), ledger.rng.u64(..20_000));
             let stays = ledger.happens(weather.cloud / 2);
-            let (ours, now, ended_only) = (ledger.ours.clone(), ledger.now(), ledger.ended_only);
+            let (ours, now) = (ledger.ours.clone(), ledger.now());
+            let ended_only = ENDED_ONLY.try_with(|()| ()).is_ok();
             if let Some(machine) = ledger.machines.iter_mut().find(|machine| machine.id == *id) {
                 let lives = ended_only && machine.expires_at > now && !machine.is_deleted();
                 let foreign = (Some(&machine.label) != ours.as_ref()).then(|| machine.label.clone());
@@ -438,10 +441,21 @@ impl Provider for Cloud {
     }
 
     async fn set_expiry(&self, id: &HostId, expires_at: Timestamp) -> Result<(), ProviderError> {
-        if let Some(machine) = self.ledger().machines.iter_mut().find(|machine| machine.id == *id) {
-            machine.expires_at = expires_at;
-        }
-        Ok(())
+        self.fate.reach(|| format!("move the end of {id}")).map_err(|_| lost("set_expiry"))?;
+        let fails = {
+            let mut ledger = self.ledger();
+            let weather = ledger.weather;
+            if ledger.happens(weather.cloud) {
+                return Err(if ledger.rng.bool() { lost("set_expiry") } else { busy("set_expiry") });
+            }
+            if let Some(machine) = ledger.machines.iter_mut().find(|machine| machine.id == *id) {
+                machine.expires_at = expires_at;
+            }
+            ledger.happens(weather.cloud)
+        };
+        self.answer_takes().await;
+        self.fate.reach(|| format!("moved the end of {id}")).map_err(|_| lost("set_expiry"))?;
+        if fails { Err(lost("set_expiry")) } else { Ok(()) }
     }
 
     async fn console_log(&self, _id: &HostId) -> Result<Option<String>, ProviderError> {

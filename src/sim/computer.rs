@@ -75,6 +75,8 @@ pub(super) struct Computer {
     pub(super) sources: BTreeMap<String, BTreeSet<String>>,
     pub(super) files: BTreeMap<String, String>,
     secrets: BTreeSet<String>,
+    /// The second for which its own timer was moved.
+    pub(super) powers_off_at: Option<i64>,
     pub(super) services: BTreeMap<String, Service>,
     jobs: BTreeMap<String, Job>,
     /// How often each unit of a job was started.
@@ -101,6 +103,7 @@ impl Computer {
             sources: BTreeMap::new(),
             files: BTreeMap::new(),
             secrets: BTreeSet::new(),
+            powers_off_at: None,
             services: BTreeMap::new(),
             jobs: BTreeMap::new(),
             job_starts: BTreeMap::new(),
@@ -177,6 +180,10 @@ impl Computer {
                 let removed: Vec<&str> =
                     removed.into_iter().filter(|path| self.files.remove(*path).is_some()).collect();
                 said(json!({"removed": removed}).to_string())
+            }
+            "lease" => {
+                self.powers_off_at = arg(0).parse().ok();
+                said(String::new())
             }
             "install" => said(self.install(&request).to_string()),
             "service" => said(self.service(&request).to_string()),

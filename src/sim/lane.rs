@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::cloud::{Cloud, ENTRY, Weather};
+use super::cloud::{Cloud, ENDED_ONLY, ENTRY, Weather};
 use super::disk::{Keeps, SimDisk, Trouble};
 use super::fate::Fate;
 use super::wire::Perilous;
@@ -20,13 +20,14 @@ use crate::apply::executor::{self, RunOptions, RunSummary};
 use crate::apply::refresh::{RefreshInput, refresh};
 use crate::apply::steps::RunContext;
 use crate::apply::sweep::{self, Choice, Sweep};
+use crate::cli::{self, Stage};
 use crate::emulators::{self, Emulator};
 use crate::inputs::Inputs;
 use crate::plan::{self, Action, DiffError, DiffInput, Observed, Plan, Work};
-use crate::provider::{self, Entry, HostId, Link, Provider};
+use crate::provider::{self, Entry, HostId, Lineage, Link, Provider};
 use crate::spec::Spec;
 use crate::state::{LaneDir, Record, SharedSession, StateError};
-use crate::world::fs::faults;
+use crate::world::fs::{self, faults};
 use crate::world::{Clock, World};
 
 /// The time of the simulation, on tokio's paused clock.
@@ -55,13 +56,27 @@ pub(super) struct Trial {
     pub(super) weather: Weather,
     /// Seconds after which the operator presses Ctrl-C.
     pub(super) stopped_after: Option<u64>,
+    /// Milliseconds after which two sweeps begin on machines that know no lane.
+    pub(super) beside: Option<[u64; 2]>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
     Plan,
     Apply,
+    /// The test suite of a lane that is up.
+    Test,
     Destroy,
+    /// Apply, test, and destroy whatever happened.
+    Run,
+    /// `lease extend`.
+    Extend,
+    /// `state forget --host`.
+    Forget,
+    /// `state adopt`.
+    Adopt,
+    /// `state repair`.
+    Repair,
     /// `sweep --expired`, where the lane has its state.
     Sweep,
     /// `sweep --expired`, on a machine that knows no lane.
@@ -75,6 +90,8 @@ pub(super) enum Ended {
     NoChanges,
     /// Every step ended well: exit 0.
     Done,
+    /// Something failed, and the host was taken down as it is after a success.
+    TakenDown(String),
     /// Several hosts carry the label; a person must say which is meant.
     Several,
     /// Anything else that a run can say.
@@ -83,11 +100,19 @@ pub(super) enum Ended {
     Died,
 }
 
+impl Ended {
+    /// Tells whether everything is as it was wanted.
+    pub(super) fn is_well(&self) -> bool {
+        matches!(self, Self::Done | Self::NoChanges)
+    }
+}
+
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NoChanges => f.write_str("no changes"),
             Self::Done => f.write_str("done"),
+            Self::TakenDown(why) => write!(f, "taken down after: {why}"),
             Self::Several => f.write_str("several hosts"),
             Self::Failed(why) => write!(f, "failed: {why}"),
             Self::Died => f.write_str("died"),
@@ -110,13 +135,19 @@ pub(super) struct Lane {
     pub(super) spec: Spec,
     pub(super) inputs: Inputs,
     pub(super) cloud: Cloud,
-    entry: &'static Entry,
+    pub(super) entry: &'static Entry,
     /// What the lane asks: the cloud itself, or an adapter that speaks to an emulator of its API over it.
-    provider: Arc<dyn Provider>,
+    pub(super) provider: Arc<dyn Provider>,
     pub(super) emulator: Option<Arc<dyn Emulator>>,
     pub(super) fate: Fate,
     pub(super) dir: LaneDir,
     pub(super) world: World,
+    /// The lane's, whatever becomes of its record.
+    lineage: Lineage,
+    /// A person made the lane forget its host, and no record knows it again yet.
+    pub(super) forgotten: std::cell::Cell<bool>,
+    /// That happened once: nobody knows any more what earlier specs had put on the host.
+    pub(super) has_forgotten: std::cell::Cell<bool>,
     /// How many edits and acts there were that can make a step run again.
     pub(super) disturbances: std::cell::Cell<u32>,
     disk: Rc<RefCell<SimDisk>>,
@@ -184,6 +215,9 @@ impl Lane {
             fate,
             dir,
             world,
+            lineage: record.lineage,
+            forgotten: false.into(),
+            has_forgotten: false.into(),
             disturbances: 0.into(),
             disk,
             last: RefCell::default(),
@@ -197,15 +231,11 @@ impl Lane {
         self.fate.tell(format!("-- {verb:?} {trial:?}"));
         self.fate.begin(trial.dies_at, trial.dies_after);
         self.disk.borrow_mut().begin(trial.disk);
-        let ended_only = matches!(verb, Verb::Sweep | Verb::SweepElsewhere);
-        {
-            let mut ledger = self.cloud.ledger();
-            (ledger.weather, ledger.ended_only) = (trial.weather, ended_only);
-        }
+        self.cloud.ledger().weather = trial.weather;
         let died = self.fate.died();
         let ended = tokio::select! {
             biased;
-            ended = self.process(verb, trial) => ended,
+            ended = self.among_sweeps(verb, trial) => ended,
             () = died.cancelled() => Ended::Died,
         };
         // What the process had in flight goes with it, and its lock.
@@ -236,8 +266,60 @@ impl Lane {
         self.last.borrow().clone()
     }
 
+    /// Damages the record's file: emptied, torn or removed.
+    pub(super) fn damage(&self) {
+        let path = self.dir.path().join("state.json");
+        // All may still be in the journal.
+        let Ok(bytes) = fs::read(&path) else { return };
+        let (kind, at) = {
+            let rng = &mut self.cloud.ledger().rng;
+            (rng.u8(..3), rng.usize(1..bytes.len() - 1))
+        };
+        let kept = match kind {
+            0 => Some(0),
+            1 => Some(at),
+            _ => None,
+        };
+        self.fate.tell(format!("-- of state.json {kept:?} bytes stay"));
+        match kept {
+            Some(kept) => fs::write_atomic(&path, &bytes[..kept], fs::Mode::Private),
+            None => fs::remove_file(&path),
+        }
+        .expect("a disk that works");
+        self.disk.borrow_mut().settle();
+    }
+
+    /// Runs a verb, while others sweep what has ended.
+    async fn among_sweeps(&self, verb: Verb, trial: Trial) -> Ended {
+        let Some(starts) = trial.beside else { return self.process(verb, trial).await };
+        let sweep = async |millis: u64| {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            self.sweep(vec![]).await
+        };
+        tokio::join!(self.process(verb, trial), sweep(starts[0]), sweep(starts[1])).0
+    }
+
+    /// Runs a command line of the program itself.
+    async fn command(&self, line: &[&str]) -> Ended {
+        let stage = Stage {
+            spec: self.spec.clone(),
+            provider: Arc::clone(&self.provider),
+            entry: self.entry,
+            connector: Arc::new(self.cloud.clone()),
+        };
+        match cli::on_stage(self.world.clone(), self.folder.path().join("state"), stage, line).await {
+            Ok(0) => Ended::Done,
+            Ok(code) => Ended::Failed(format!("exit {code}")),
+            Err(failure) => Ended::Failed(failure.message),
+        }
+    }
+
     /// Takes down what has an ended lease, as `lane sweep --expired` does.
     async fn sweep(&self, dirs: Vec<LaneDir>) -> Ended {
+        ENDED_ONLY.scope((), self.sweep_ended(dirs)).await
+    }
+
+    async fn sweep_ended(&self, dirs: Vec<LaneDir>) -> Ended {
         let abort = CancellationToken::new();
         let cloud = || crate::apply::cloud::Cloud {
             provider: self.provider.as_ref(),
@@ -271,31 +353,50 @@ impl Lane {
     }
 
     async fn process(&self, verb: Verb, trial: Trial) -> Ended {
+        let lineage = self.lineage.as_str();
         match verb {
             Verb::Sweep => return self.sweep(vec![self.dir.clone()]).await,
             Verb::SweepElsewhere => return self.sweep(vec![]).await,
-            Verb::Plan | Verb::Apply | Verb::Destroy => {}
+            Verb::Extend => return self.command(&["lease", "extend", "demo", "--by", "1h"]).await,
+            Verb::Forget => return self.command(&["state", "forget", "demo", "--host", "-y"]).await,
+            Verb::Adopt => return self.command(&["state", "adopt", "demo.yaml"]).await,
+            Verb::Repair => {
+                return self.command(&["state", "repair", "demo.yaml", "--lineage", lineage]).await;
+            }
+            Verb::Plan | Verb::Apply | Verb::Test | Verb::Destroy | Verb::Run => {}
         }
-        let failed = |error: &dyn std::fmt::Display| Ended::Failed(error.to_string());
         let session = match self.dir.open(&self.world, "test") {
             Ok(session) => session,
-            Err(error) => return failed(&error),
+            Err(error) => return Ended::Failed(error.to_string()),
         };
+        if verb != Verb::Run {
+            return self.carry_out(&session, verb, trial).await;
+        }
+        let mut ended = self.carry_out(&session, Verb::Apply, trial).await;
+        if ended.is_well() {
+            ended = self.carry_out(&session, Verb::Test, trial).await;
+        }
+        match self.carry_out(&session, Verb::Destroy, trial).await {
+            gone if gone.is_well() && ended.is_well() => Ended::Done,
+            gone if gone.is_well() => Ended::TakenDown(ended.to_string()),
+            left => left,
+        }
+    }
+
+    async fn carry_out(&self, session: &SharedSession, verb: Verb, trial: Trial) -> Ended {
+        let failed = |error: &dyn std::fmt::Display| Ended::Failed(error.to_string());
         let record = session.record();
         let spec = (verb != Verb::Destroy).then_some(&self.spec);
         let seen = match self.look(&record, spec).await {
             Ok(seen) => seen,
             Err(error) => return failed(&error),
         };
-        let plan = match verb {
-            Verb::Destroy => {
-                Ok(plan::diff_destroy(&record, &seen, None, self.spec.timeouts.destroy, self.world.now()))
-            }
-            Verb::Plan | Verb::Apply | Verb::Sweep | Verb::SweepElsewhere => {
-                match self.plan(&record, &seen) {
-                    Ok(plan) => plan,
-                    Err(error) => return failed(&error),
-                }
+        let plan = if verb == Verb::Destroy {
+            Ok(plan::diff_destroy(&record, &seen, None, self.spec.timeouts.destroy, self.world.now()))
+        } else {
+            match self.plan(&record, &seen, verb == Verb::Test) {
+                Ok(plan) => plan,
+                Err(error) => return failed(&error),
             }
         };
         let plan = match plan {
@@ -306,13 +407,16 @@ impl Lane {
         if plan.is_empty() {
             return Ended::NoChanges;
         }
-        if verb == Verb::Plan {
+        let behind = verb == Verb::Test && plan.changes().any(|step| step.work != Work::Tests);
+        if verb == Verb::Plan || behind {
             return failed(&changes(&plan));
         }
         let blind = plan.is_blind();
-        match self.execute(session, &plan, trial).await {
+        match self.execute(session.clone(), &plan, trial).await {
             // As `lane apply` does: now that the host answers, what drifted on it shows.
-            Ok(summary) if summary.is_success() && blind => Box::pin(self.process(verb, trial)).await,
+            Ok(summary) if summary.is_success() && blind => {
+                Box::pin(self.carry_out(session, verb, trial)).await
+            }
             Ok(summary) if summary.is_success() => Ended::Done,
             Ok(summary) => {
                 let text = summary.failed.iter().map(|step| format!("{}: {}", step.step, step.error));
@@ -347,8 +451,13 @@ impl Lane {
         .await
     }
 
-    fn plan(&self, record: &Record, seen: &Observed) -> Result<Result<Plan, DiffError>, StateError> {
-        let mut trees = BTreeMap::new();
+    fn plan(
+        &self,
+        record: &Record,
+        seen: &Observed,
+        with_tests: bool,
+    ) -> Result<Result<Plan, DiffError>, StateError> {
+        let (mut trees, tests) = (BTreeMap::new(), [Work::Tests.id()]);
         for name in self.spec.sources.keys() {
             if let Some(tree) = self.dir.tree(name)? {
                 trees.insert(name.clone(), tree);
@@ -356,7 +465,7 @@ impl Lane {
         }
         Ok(plan::diff(&DiffInput {
             spec: &self.spec,
-            desired: &plan::desired(&self.spec, &self.inputs, false).expect("no cycle"),
+            desired: &plan::desired(&self.spec, &self.inputs, with_tests).expect("no cycle"),
             inputs: &self.inputs,
             record,
             observed: seen,
@@ -365,7 +474,7 @@ impl Lane {
             user_data: None,
             price: None,
             now: self.world.now(),
-            rerun: &[],
+            rerun: if with_tests { &tests } else { &[] },
         }))
     }
 

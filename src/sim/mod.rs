@@ -154,7 +154,7 @@ fn every_point(adapter: Option<&'static str>) {
     let apply = Op::Run(Verb::Apply, Trial::default());
     let lost_create = Trial { dies_after: Some("create lane-"), ..Trial::default() };
     // What was before the run that dies: nothing, a lane that is up, one that needs a new host, one half destroyed.
-    let before: [(&str, Vec<Op>, Verb); 7] = [
+    let before: [(&str, Vec<Op>, Verb); 12] = [
         ("first apply", vec![], Verb::Apply),
         (
             "apply after an edit",
@@ -172,12 +172,17 @@ fn every_point(adapter: Option<&'static str>) {
             vec![apply.clone(), Op::Act(story::Act::DeleteHost)],
             Verb::Apply,
         ),
+        ("lease extend", vec![apply.clone()], Verb::Extend),
+        ("run", vec![], Verb::Run),
+        ("state forget", vec![apply.clone()], Verb::Forget),
+        ("state adopt", vec![apply.clone()], Verb::Adopt),
+        ("state repair", vec![apply.clone()], Verb::Repair),
         ("destroy", vec![apply], Verb::Destroy),
         ("destroy after a create without an answer", vec![Op::Run(Verb::Apply, lost_create)], Verb::Destroy),
     ];
     let began = std::time::Instant::now();
     let story =
-        |verb: Verb, ops: Vec<Op>| Story { adapter, seed: 7, ops, ends_with_apply: verb == Verb::Apply };
+        |verb: Verb, ops: Vec<Op>| Story { adapter, seed: 7, ops, ends_with_apply: verb != Verb::Destroy };
     let mut all = Vec::new();
     for (name, ops, verb) in &before {
         // What an adapter adds to an apply is all in the first one.
@@ -203,7 +208,13 @@ fn every_point(adapter: Option<&'static str>) {
             [(*ops).clone(), vec![Op::Run(*verb, trial)]].concat()
         };
         let tell = |power, ops| {
-            tell(&story(*verb, ops)).map_err(|why| format!("{name}, dies at {at}, power {power:?}:\n{why}"))
+            let told = tell(&story(*verb, ops)).and_then(|told| match (*verb, told.machines) {
+                (Verb::Extend | Verb::Forget | Verb::Adopt | Verb::Repair, made @ 2..) => {
+                    Err(format!("{made} hosts were made where nothing asked for another"))
+                }
+                _ => Ok(told),
+            });
+            told.map_err(|why| format!("{name}, dies at {at}, power {power:?}:\n{why}"))
         };
         let mut totals = tell(None, dies(None))?;
         // A second death right after is as likely as the first.
@@ -307,6 +318,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => any_trial().prop_map(|trial| Op::Run(Verb::Apply, trial)),
         2 => any_trial().prop_map(|trial| Op::Run(Verb::Destroy, trial)),
+        2 => (proptest::sample::select(story::RARE), any_trial()).prop_map(|(verb, trial)| Op::Run(verb, trial)),
         1 => any_trial().prop_map(|trial| Op::Run(Verb::Plan, trial)),
         3 => proptest::sample::select(story::Edit::ALL).prop_map(Op::Edit),
         3 => proptest::sample::select(story::Act::ALL).prop_map(Op::Act),

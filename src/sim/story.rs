@@ -1,6 +1,7 @@
 //! What happens to a lane: runs that are cut off, edits, a person who meddles, time.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -9,11 +10,16 @@ use super::check;
 use super::cloud::Weather;
 use super::disk::{Keeps, Trouble};
 use super::lane::{Ended, Lane, Last, Trial, Verb};
+use crate::plan::Work;
 use crate::plan::testing::{name, tree};
 use crate::provider::{Label, Lineage, Sku};
 
 /// How many calm runs may pass before a lane must be where its spec wants it.
 const PATIENCE: usize = 6;
+
+/// What is done to a lane now and then.
+pub(super) const RARE: &[Verb] =
+    &[Verb::Sweep, Verb::SweepElsewhere, Verb::Run, Verb::Extend, Verb::Forget, Verb::Adopt, Verb::Repair];
 
 /// A change of the spec or of what it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +72,8 @@ pub(super) enum Act {
     Reboot,
     StopService,
     DeleteBinary,
+    /// Stops and starts the host, which is then at another address.
+    Move,
     /// Makes a second host with the lane's own label.
     Duplicate,
 }
@@ -77,6 +85,7 @@ impl Act {
         Self::Reboot,
         Self::StopService,
         Self::DeleteBinary,
+        Self::Move,
         Self::Duplicate,
     ];
 
@@ -98,6 +107,12 @@ impl Act {
             Self::Reboot => machine.computer.reboot(),
             Self::StopService => machine.computer.stop_service("store"),
             Self::DeleteBinary => drop(machine.computer.files.remove("/usr/local/bin/agent")),
+            Self::Move => {
+                let IpAddr::V4(address) = machine.address else { return };
+                let [a, b, c, d] = address.octets();
+                machine.address = Ipv4Addr::new(a, b, c.wrapping_add(1), d).into();
+                machine.computer.reboot();
+            }
             Self::Duplicate => {}
         }
     }
@@ -178,9 +193,10 @@ impl Story {
             lane.cloud.add_by_hand(&label, None);
             lane.cloud.add_leftover(&label);
         }
+        let strangers = lane.emulator.as_ref().map_or(vec![], |emulator| emulator.add_strangers(&ours));
         for (edition, op) in self.ops.iter().enumerate() {
             match op {
-                Op::Run(verb, trial) => run(lane, *verb, *trial, &mut totals).await.map(drop)?,
+                Op::Run(verb, trial) => step(lane, *verb, *trial, &mut totals).await?,
                 Op::Edit(edit) => {
                     lane.fate.tell(format!("-- {edit:?}"));
                     totals.edits += 1;
@@ -196,7 +212,6 @@ impl Story {
                 Op::Wait(seconds) => tokio::time::sleep(Duration::from_secs(*seconds)).await,
             }
         }
-        totals.last_run = lane.last();
         // The weather clears: from any state, a lane whose spec stays the same gets there and stays there.
         if self.ends_with_apply {
             calm(lane, Verb::Apply, &mut totals).await?;
@@ -212,10 +227,56 @@ impl Story {
             Ended::NoChanges => {}
             other => return Err(format!("I5: a second destroy found something to do: {other}")),
         }
+        check::strangers_are_untouched(lane, &strangers)?;
         totals.machines =
             lane.cloud.ledger().machines.iter().filter(|machine| !machine.by_hand).count() as u64;
         Ok(totals)
     }
+}
+
+/// Runs a verb as a person would, who looks before it and mends what it left half done.
+async fn step(lane: &Lane, verb: Verb, trial: Trial, totals: &mut Totals) -> Result<(), String> {
+    let calm = Trial::default();
+    if matches!(verb, Verb::Forget | Verb::Adopt) {
+        // Only a host that is up, and that the listing has shown by now.
+        tokio::time::sleep(lane.entry.listing_lag).await;
+        let record = lane.dir.load().map_err(|error| error.to_string())?;
+        let record = record.filter(|record| !record.in_doubt.contains_key(&Work::Destroy.id()));
+        let known = record.and_then(|record| record.host).and_then(|host| host.id);
+        let is_up =
+            lane.cloud.ledger().machines.iter().any(|machine| {
+                !machine.by_hand && machine.is_up() && Some(lane.known_as(&machine.id)) == known
+            });
+        if !is_up {
+            return Ok(());
+        }
+        lane.forgotten.set(true);
+        lane.has_forgotten.set(true);
+        lane.disturbances.set(lane.disturbances.get() + 1);
+    }
+    let before = lane.dir.load().map_err(|error| error.to_string())?;
+    match verb {
+        Verb::Adopt => drop(run(lane, Verb::Forget, calm, totals).await?),
+        Verb::Repair => lane.damage(),
+        _ => {}
+    }
+    run(lane, verb, trial, totals).await?;
+    totals.last_run = lane.last();
+    if matches!(verb, Verb::Forget | Verb::Adopt) && lane.forgotten.get() {
+        let ended = run(lane, Verb::Adopt, calm, totals).await?;
+        // Which of several hosts is meant, a person says with its id.
+        if lane.forgotten.get() && !ended.to_string().contains("carry the label") {
+            return Err(format!("a host that was forgotten cannot be adopted: {ended}"));
+        }
+    }
+    if verb == Verb::Repair {
+        let ended = run(lane, Verb::Repair, calm, totals).await?;
+        if !matches!(ended, Ended::Done) {
+            return Err(format!("I8: a damaged record cannot be repaired: {ended}"));
+        }
+        check::is_mended(lane, before.as_ref())?;
+    }
+    Ok(())
 }
 
 /// Runs a verb and checks what must hold at every moment, and what its outcome claims.
@@ -228,10 +289,18 @@ async fn run(lane: &Lane, verb: Verb, trial: Trial, totals: &mut Totals) -> Resu
         totals.power_losses += u64::from(trial.power.is_some());
         totals.points.extend(lane.last().words);
     }
-    check::always(lane)?;
+    // Half repaired, it may not be there to be read.
+    if verb != Verb::Repair || ended.is_well() {
+        check::always(lane)?;
+        check::shows_what_costs(lane).await?;
+    }
     match (verb, &ended) {
-        (Verb::Apply, Ended::Done) => check::is_up(lane)?,
-        (Verb::Destroy, Ended::Done) => check::is_gone(lane)?,
+        // A sweep may have taken what had an ended lease.
+        (Verb::Apply, Ended::Done) if trial.beside.is_none() => check::is_up(lane)?,
+        (Verb::Destroy, Ended::Done) | (Verb::Run, Ended::Done | Ended::TakenDown(_)) => {
+            check::is_gone(lane)?;
+        }
+        (Verb::Extend, Ended::Done) => check::is_extended(lane)?,
         _ => {}
     }
     Ok(ended)
@@ -251,22 +320,23 @@ async fn calm(lane: &Lane, verb: Verb, totals: &mut Totals) -> Result<(), String
                     return Err(format!("several hosts could not be destroyed: {ended}"));
                 }
             }
-            Ended::Failed(_) | Ended::Died => last = ended.to_string(),
+            Ended::TakenDown(_) | Ended::Failed(_) | Ended::Died => last = ended.to_string(),
         }
     }
     Err(format!("{verb:?} does not get there in good weather: {last}"))
 }
 
 fn any_op(rng: &mut Rng, points: u64) -> Op {
-    match rng.u8(..18) {
+    match rng.u8(..20) {
         0..8 => Op::Run(Verb::Apply, any_trial(rng, points)),
         8..11 => Op::Run(Verb::Destroy, any_trial(rng, points)),
         11..13 => Op::Edit(Edit::ALL[rng.usize(..Edit::ALL.len())]),
         13..15 => Op::Act(Act::ALL[rng.usize(..Act::ALL.len())]),
-        15 => match rng.u8(..2) {
-            0 => Op::Run(Verb::Sweep, any_trial(rng, points)),
-            _ => Op::Run(Verb::SweepElsewhere, any_trial(rng, points)),
-        },
+        15..18 => {
+            let verb = RARE[rng.usize(..RARE.len())];
+            // Most of these pass few points.
+            Op::Run(verb, any_trial(rng, if verb == Verb::Run { points } else { 40 }))
+        }
         // Some last longer than a lease.
         _ => Op::Wait(if rng.bool() { rng.u64(..60) } else { rng.u64(..6 * 3600) }),
     }
@@ -288,5 +358,6 @@ fn any_trial(rng: &mut Rng, points: u64) -> Trial {
         },
         weather,
         stopped_after: (rng.u8(..8) == 0).then(|| rng.u64(..120)),
+        beside: (rng.u8(..8) == 0).then(|| [rng.u64(..120_000), rng.u64(..120_000)]),
     }
 }

@@ -38,8 +38,7 @@ fn gateway(status: u16) -> Response {
 impl Wire for Perilous {
     async fn send(&self, request: &Request) -> Result<Response, WireError> {
         let action = request.parameter("Action").unwrap_or_default();
-        let reads = request.method == reqwest::Method::GET
-            || ["Describe", "Get"].iter().any(|reading| action.starts_with(reading));
+        let reads = emulators::reads(request);
         let what = |when: &str| {
             let path = request.url.splitn(4, '/').last().unwrap_or_default();
             format!("{when} {} {path} {action}", request.method)

@@ -27,6 +27,8 @@ struct Group {
 struct Memory {
     /// Region and instance of a host.
     places: BTreeMap<HostId, (String, String)>,
+    /// Where hosts were asked for: they may be listed before their create is answered.
+    asked_in: BTreeMap<Label, String>,
     /// Of instances, by their id; terminated ones keep theirs.
     labels: BTreeMap<String, Label>,
     /// Asked to go.
@@ -36,6 +38,8 @@ struct Memory {
     requests: Vec<Request>,
     complaints: Vec<String>,
     numbers: u32,
+    /// Ids and tags of what is none of ours; the kind is the start of the id.
+    strangers: Vec<(String, BTreeMap<String, String>)>,
 }
 
 impl Memory {
@@ -183,10 +187,18 @@ impl Aws {
         if let Some(place) = memory.places.get(id) {
             return place.clone();
         }
-        let place = (region.to_owned(), format!("i-{:017x}", memory.number()));
+        let region = memory.asked_in.get(label).map_or(region, String::as_str).to_owned();
+        let place = (region, format!("i-{:017x}", memory.number()));
         memory.places.insert(id.clone(), place.clone());
         memory.labels.insert(place.1.clone(), label.clone());
         place
+    }
+
+    /// Shows what is none of ours and passes the filters, beside what is.
+    fn strangers(&self, asked: &Asked<'_>, kind: &str, show: impl Fn(&str, Value) -> Value) -> Vec<Value> {
+        let memory = self.memory();
+        let of_kind = memory.strangers.iter().filter(|(id, _)| id.starts_with(kind));
+        of_kind.filter(|(_, tags)| asked.allows(tags)).map(|(id, tags)| show(id, tag_set(tags))).collect()
     }
 
     fn placed(&self, instance: &str) -> Option<HostId> {
@@ -228,6 +240,7 @@ impl Aws {
             token: ClientToken::new(token.clone()),
             allow_from: vec![],
         };
+        self.memory().asked_in.insert(label.clone(), asked.region.clone());
         match self.hosts.create(&request).await {
             Ok(id) => {
                 let (_, instance) = self.place(&id, &label, &asked.region);
@@ -271,6 +284,14 @@ impl Aws {
                 "ipAddress": host.address.map(|address| address.to_string()),
                 "launchTime": host.created_at.map(|at| at.to_string()), "tagSet": tag_set(&tags),
             }));
+        }
+        if wanted.is_empty() {
+            let state = json!({"name": "running"});
+            shown.extend(self.strangers(
+                asked,
+                "i-",
+                |id, tags| json!({"instanceId": id, "instanceState": state, "instanceType": "m5.large", "tagSet": tags}),
+            ));
         }
         let memory = self.memory();
         for instance in &wanted {
@@ -333,6 +354,10 @@ impl Aws {
                 }));
             }
         }
+        drop(memory);
+        shown.extend(self.strangers(asked, "vol-", |id, tags| {
+            json!({"volumeId": id, "size": "8", "status": "available", "attachmentSet": [], "tagSet": tags})
+        }));
         Ok(answer(&asked.action, &json!({"volumeSet": shown})))
     }
 
@@ -529,7 +554,14 @@ impl Wire for Aws {
                 one("instanceTypeSet", json!({"instanceType": kind, "vCpuInfo": {"defaultVCpus": cpus}}))
             }
             "DescribeImages" => one("imagesSet", json!({"imageId": "ami-1", "rootDeviceName": "/dev/sda1"})),
-            "DescribeNetworkInterfaces" => Ok(answer(&asked.action, &json!({"networkInterfaceSet": []}))),
+            "DescribeNetworkInterfaces" => {
+                let shown = self.strangers(
+                    &asked,
+                    "eni-",
+                    |id, tags| json!({"networkInterfaceId": id, "status": "available", "tagSet": tags}),
+                );
+                Ok(answer(&asked.action, &json!({"networkInterfaceSet": shown})))
+            }
             "RunInstances" => self.run(&asked).await,
             "DescribeInstances" => self.instances(&asked).await,
             "TerminateInstances" => self.terminate(&asked).await,
@@ -574,7 +606,34 @@ impl Emulator for Aws {
     }
 
     fn leftovers(&self) -> Vec<String> {
-        self.memory().groups.values().map(|group| format!("security group {}", group.name)).collect()
+        let memory = self.memory();
+        let made =
+            memory.groups.iter().filter(|(id, _)| !memory.strangers.iter().any(|known| known.0 == **id));
+        made.map(|(id, group)| format!("security group {} {id}", group.name)).collect()
+    }
+
+    fn add_strangers(&self, ours: &Label) -> Vec<String> {
+        let mut memory = self.memory();
+        let tags = |by: &str, lane: &str| {
+            let tags = [("managed-by", by), ("lane", lane), ("lineage", ours.lineage.as_str())];
+            tags.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+        };
+        let owners =
+            [BTreeMap::new(), tags("somebody", &ours.lane), tags("lane", &format!("{}-3", ours.lane))];
+        for (number, tags) in owners.into_iter().enumerate() {
+            // An instance of another lane is a host, which the cloud behind would have to know.
+            let is_lanes = tags.get("managed-by").is_some_and(|by| by == "lane");
+            for kind in ["i-", "vol-", "eni-", "sg-"].into_iter().filter(|kind| !is_lanes || *kind != "i-") {
+                let id = format!("{kind}0fffffffffffffff{number}");
+                if kind == "sg-" {
+                    let (region, name) = ("here".to_owned(), format!("{ours}-{number}"));
+                    let group = Group { region, name, tags: tags.clone(), rules: BTreeSet::new() };
+                    memory.groups.insert(id.clone(), group);
+                }
+                memory.strangers.push((id, tags.clone()));
+            }
+        }
+        memory.strangers.iter().map(|(id, _)| id.clone()).collect()
     }
 
     fn id_of(&self, host: &HostId) -> HostId {

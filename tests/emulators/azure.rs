@@ -580,6 +580,22 @@ impl Emulator for Azure {
             .collect()
     }
 
+    fn add_strangers(&self, ours: &Label) -> Vec<String> {
+        let tags = |by: &str| json!({"managed-by": by, "lane": ours.lane, "lineage": ours.lineage.as_str()});
+        let mut memory = self.memory();
+        let strangers = [(format!("{ours}-disks"), json!({})), (format!("{ours}-3"), tags("somebody"))];
+        for (name, tags) in &strangers {
+            let nic = format!(
+                "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/{name}/providers/Microsoft.Network/networkInterfaces/nic"
+            );
+            memory.objects.insert(nic, json!({"tags": tags}));
+            let location = "here".to_owned();
+            let group = Group { location, tags: tags.clone(), by_hand: true, ..Group::default() };
+            memory.groups.insert(name.clone(), group);
+        }
+        strangers.map(|(name, _)| name).into()
+    }
+
     fn id_of(&self, host: &HostId) -> HostId {
         self.memory().places.get(host).map_or_else(|| host.clone(), |group| HostId::new(group.clone()))
     }

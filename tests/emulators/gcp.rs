@@ -35,6 +35,8 @@ struct Memory {
     /// Zones and names of what was made and not deleted, unless a person did so, and when it was made.
     taken: BTreeMap<(String, String), Instant>,
     by_request_id: BTreeMap<String, Value>,
+    /// Instances, disks and rules that are none of ours.
+    strangers: Vec<(&'static str, Value)>,
 }
 
 #[derive(Debug)]
@@ -231,6 +233,9 @@ impl Gcp {
             Err(failed) => return refuse(Refusal::of(&failed)),
         };
         let filter = request.parameter("filter").unwrap_or_default();
+        let strangers = self.memory().strangers.clone().into_iter().filter(|(known, _)| *known == kind);
+        let things: Vec<(String, Value)> =
+            things.into_iter().chain(strangers.map(|(_, thing)| (ZONE.to_owned(), thing))).collect();
         let things: Vec<&(String, Value)> = things.iter().filter(|(_, thing)| meets(thing, filter)).collect();
         let at: usize = request.parameter("pageToken").and_then(|token| token.parse().ok()).unwrap_or(0);
         let mut items = json!({"zones/us-east1-b": {"warning": {"code": "NO_RESULTS_ON_PAGE"}}});
@@ -490,7 +495,33 @@ impl Emulator for Gcp {
     }
 
     fn leftovers(&self) -> Vec<String> {
-        self.memory().rules.keys().map(|name| format!("firewall rule {name}")).collect()
+        let memory = self.memory();
+        let is_made = |name: &&String| !memory.strangers.iter().any(|(_, thing)| thing["name"] == **name);
+        memory.rules.keys().filter(is_made).map(|name| format!("firewall rule {name}")).collect()
+    }
+
+    fn add_strangers(&self, ours: &Label) -> Vec<String> {
+        let mut memory = self.memory();
+        let name = format!("{ours}-3").replace(['.', '_'], "-");
+        let labels = json!({"managed-by": "somebody", "lane": ours.lane, "lineage": ours.lineage.as_str()});
+        for kind in ["instances", "disks"] {
+            let zone = format!("{ROOT}/zones/{ZONE}");
+            let thing = json!({"name": name, "zone": zone, "status": "RUNNING", "labels": labels});
+            memory.strangers.push((kind, thing));
+        }
+        // A rule can have no label; the last is of a lane whose name begins as the name of our host does.
+        let other = format!(
+            "managed-by=lane lane={}-{} lineage=01j00000000000000000000003 expires=2000000000",
+            ours.lane,
+            ours.lineage8()
+        );
+        let rules = [("default-allow-ssh".to_owned(), String::new()), (format!("{name}-in"), other)];
+        for (name, description) in rules {
+            let rule = json!({"name": name, "description": description});
+            memory.rules.insert(name, rule.clone());
+            memory.strangers.push(("firewalls", rule));
+        }
+        memory.strangers.iter().filter_map(|(_, thing)| thing["name"].as_str().map(str::to_owned)).collect()
     }
 
     fn id_of(&self, host: &HostId) -> HostId {

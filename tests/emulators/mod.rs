@@ -15,8 +15,8 @@ pub(crate) mod promises;
 
 use std::sync::Arc;
 
-use lane::provider::http::{Request, Response, Wire, WireError};
-use lane::provider::{HostId, Provider, ProviderError};
+use lane::provider::http::{Body, Request, Response, Wire, WireError};
+use lane::provider::{HostId, Label, Provider, ProviderError};
 
 /// Where the emulators' operator is seen from.
 pub(crate) const ADDRESS: &str = "192.0.2.77";
@@ -31,6 +31,9 @@ pub(crate) trait Emulator: Wire {
 
     /// What was made through this API beside hosts and is still there.
     fn leftovers(&self) -> Vec<String>;
+
+    /// Puts things there that are none of this lane's, as like them as can be; returns what requests call them by.
+    fn add_strangers(&self, ours: &Label) -> Vec<String>;
 
     /// The id by which the adapter knows a host of the cloud behind.
     fn id_of(&self, host: &HostId) -> HostId;
@@ -47,6 +50,21 @@ pub(crate) fn over(provider: &str, hosts: Arc<dyn Provider>) -> Option<Arc<dyn E
         "gcp" => Some(Arc::new(gcp::Gcp::over(hosts))),
         _ => None,
     }
+}
+
+/// Tells whether a request changes nothing.
+pub(crate) fn reads(request: &Request) -> bool {
+    let action = request.parameter("Action").unwrap_or_default();
+    request.method == reqwest::Method::GET || ["Describe", "Get"].iter().any(|word| action.starts_with(word))
+}
+
+/// Tells whether a request names a thing, in its path or in its form.
+pub(crate) fn names(request: &Request, thing: &str) -> bool {
+    let in_form = match &request.body {
+        Some(Body::Form(form)) => form.iter().any(|(_, value)| value == thing),
+        _ => false,
+    };
+    in_form || request.url.split(['/', '?']).any(|part| part == thing)
 }
 
 /// Returns how a vendor refuses.

@@ -83,7 +83,7 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
                 take_down(context).await?;
             }
             // So does a create that was cut short; what it made for another spec would stand in the way.
-            Some(host) if host.fingerprint != context.step.fingerprint => {
+            Some(host) if !host.fingerprint.is_of(&context.step.fingerprint) => {
                 context
                     .note("an earlier create was for another spec; what is left of it goes first".to_owned());
                 take_down(context).await?;
@@ -301,7 +301,7 @@ fn unfit(found: &Host, record: &Record, wanted: &Fingerprint) -> Option<String> 
         // A cloud's label may be shorter than a digest.
         (Some(found), _) => found.is_of(wanted),
         // A cloud that labels after the create may have been cut short; then our own intent says what it is.
-        (None, Some(recorded)) => recorded.fingerprint == *wanted,
+        (None, Some(recorded)) => recorded.fingerprint.is_of(wanted),
         (None, None) => false,
     };
     (!fits).then(|| "it was made for another spec".to_owned())

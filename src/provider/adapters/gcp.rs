@@ -1055,6 +1055,10 @@ impl Provider for Gcp {
             for rule in page["items"].as_array().into_iter().flatten().filter(|rule| is_ours(rule)) {
                 let name = rule["name"].as_str().unwrap_or_default();
                 let Some((owner, "in" | "no")) = name.rsplit_once('-') else { continue };
+                // The pattern fits a lane, too, whose name begins as this one's host is called.
+                if matches!(selector, Selector::Label(label) if owner != name_of(label)) {
+                    continue;
+                }
                 let mut things = instances.iter().chain(&disks);
                 let zone =
                     things.find(|thing| thing["name"] == owner).map_or("", |thing| leaf(&thing["zone"]));
