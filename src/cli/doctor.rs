@@ -450,6 +450,69 @@ mod tests {
         checks.iter().map(|check| (check.name.as_str(), check.state)).collect()
     }
 
+    /// An account of each vendor that has room for nothing more.
+    #[derive(Debug)]
+    struct UsedUp;
+
+    #[async_trait]
+    impl Wire for UsedUp {
+        async fn send(&self, request: &Request) -> Result<Response, WireError> {
+            let types = "<DescribeInstanceTypesResponse><instanceTypeSet><item><vCpuInfo><defaultVCpus>96\
+                </defaultVCpus></vCpuInfo></item></instanceTypeSet></DescribeInstanceTypesResponse>";
+            if request.parameter("Action") == Some("DescribeInstanceTypes") {
+                return Ok(Response { status: 200, headers: vec![], body: types.into() });
+            }
+            let body = if request.headers.iter().any(|(name, _)| name == "x-amz-target") {
+                serde_json::json!({"Quota": {"QuotaName": "Running On-Demand instances", "Value": 32.0}})
+            } else if request.url.contains("/usages") {
+                let usage = |name: &str, used: u32| serde_json::json!({"name": {"value": name}, "limit": 10, "currentValue": used});
+                serde_json::json!({"value": [usage("cores", 4), usage("standardDSv3Family", 7)]})
+            } else {
+                let quota = |metric: &str, limit: f64, usage: f64| serde_json::json!({"metric": metric, "limit": limit, "usage": usage});
+                serde_json::json!({"quotas": [
+                    quota("N2_CPUS", 24.0, 21.0), quota("SSD_TOTAL_GB", 500.0, 451.0),
+                    quota("IN_USE_ADDRESSES", 8.0, 7.0),
+                ]})
+            };
+            Ok(Response::json(200, &body))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_account_without_room_fails_and_is_told_what_is_full() {
+        for (name, keys, full, fits) in [
+            ("aws", serde_json::json!({}), &["Running On-Demand instances"][..], &[][..]),
+            ("azure", serde_json::json!({"subscription": "mine"}), &["standardDSv3Family"], &["cores"]),
+            (
+                "gcp",
+                serde_json::json!({"project": "mine"}),
+                &["N2_CPUS", "SSD_TOTAL_GB"],
+                &["IN_USE_ADDRESSES"],
+            ),
+        ] {
+            let entry = provider::by_name(name).unwrap();
+            let variable = format!("LANE_{}_ENDPOINT", name.to_ascii_uppercase());
+            let world = world(&[(&variable, "http://emulator")]);
+            let provider = (entry.connect)(&world, &keys, Link::Wire(Arc::new(UsedUp))).unwrap();
+            let checks = quotas(entry, &keys, provider.as_ref()).await;
+            let of = |state: State, names: &[&str]| {
+                let found: Vec<_> = checks.iter().filter(|check| check.state == state).collect();
+                found.len() == names.len()
+                    && found.iter().zip(names).all(|(check, name)| check.detail.starts_with(name))
+            };
+            assert!(
+                of(State::Failed, full),
+                "{name}: {:?}",
+                checks.iter().map(|c| &c.detail).collect::<Vec<_>>()
+            );
+            assert!(
+                of(State::Ok, fits),
+                "{name}: {:?}",
+                checks.iter().map(|c| &c.detail).collect::<Vec<_>>()
+            );
+        }
+    }
+
     #[test]
     fn a_clock_may_be_a_minute_off() {
         let at = |seconds| Timestamp::from_second(seconds).unwrap();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +16,8 @@ use crate::error::{Failure, Kind};
 
 /// How long taking down one host may take.
 const LIMIT: Duration = Duration::from_mins(15);
+/// Lanes taken down side by side: most of the time goes into waits for listings to catch up.
+const AT_ONCE: usize = 4;
 
 /// Take down what carries lane's labels, with or without state here; verifies that it is gone.
 ///
@@ -78,24 +81,39 @@ pub(super) async fn run(context: &Context, args: &SweepArgs) -> Result<u8, Failu
     let (mut gone, mut left) = (Vec::new(), Vec::new());
     if !args.dry_run && !chosen.is_empty() {
         agree(context, args.yes, &format!("Take down all {} of these for good?", chosen.len()))?;
-        for found in &chosen {
+        let receipts = context.state_root.join("sweeps");
+        let take = async |found: &Found| {
             let abort = CancellationToken::new();
             let sweep = Sweep {
                 cloud: Cloud { spec: found.spec.as_deref(), ..found.place.cloud(context, &abort) },
                 choice: &choice,
                 began,
-                receipts: &context.state_root.join("sweeps"),
+                receipts: &receipts,
                 limit: LIMIT,
             };
-            match sweep.take_down(&found.thing).await {
-                Ok(Some(receipt)) => {
-                    if text {
-                        context.ui.line(&format!("{} is gone, verified twice", found.name()));
-                    }
-                    gone.push(receipt);
+            let taken = sweep.take_down(&found.thing).await;
+            match &taken {
+                Ok(Some(_)) if text => {
+                    context.ui.line(&format!("{} is gone, verified twice", found.name()));
                 }
                 Ok(None) => context.ui.note(&format!("{} was gone already, or may stay", found.name())),
-                Err(why) => left.push((found.name(), why)),
+                _ => {}
+            }
+            (found.name(), taken)
+        };
+        let take_all = async |of_lane: Vec<&Found>| {
+            let mut taken = Vec::new();
+            for found in of_lane {
+                taken.push(take(found).await);
+            }
+            taken
+        };
+        let all: Vec<_> = by_lane(&chosen).into_iter().map(take_all).collect();
+        let all: Vec<_> = stream::iter(all).buffered(AT_ONCE).collect().await;
+        for (name, taken) in all.into_iter().flatten() {
+            match taken {
+                Ok(receipt) => gone.extend(receipt),
+                Err(why) => left.push((name, why)),
             }
         }
     }
@@ -113,6 +131,20 @@ pub(super) async fn run(context: &Context, args: &SweepArgs) -> Result<u8, Failu
         context.ui.line(&serde_json::to_string_pretty(&json).unwrap_or_default());
     }
     verdict(context, &left, inventory.unasked, args.dry_run)
+}
+
+/// Groups what belongs to one lane of this machine: its lock lets one in at a time.
+fn by_lane<'f>(chosen: &[&'f Found]) -> Vec<Vec<&'f Found>> {
+    let mut groups: Vec<Vec<&Found>> = Vec::new();
+    let lane = |found: &Found| found.thing.recorded.as_ref().map(|(dir, _)| dir.lane().to_owned());
+    for found in chosen {
+        let same = |group: &&mut Vec<&Found>| lane(found).is_some() && lane(group[0]) == lane(found);
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(found),
+            None => groups.push(vec![found]),
+        }
+    }
+    groups
 }
 
 fn verdict(

@@ -364,7 +364,7 @@ pub fn json(body: &[u8]) -> Result<Value, String> {
 
 /// What an attempt came to.
 enum Attempt {
-    Answer(Value),
+    Answer(Value, Vec<(String, String)>),
     /// Nobody could be reached.
     Unreached(String),
     /// A fault that repeating may mend; nothing was done.
@@ -416,11 +416,20 @@ impl Http {
 
     /// Sends a request, again where that is safe, and returns the JSON of its answer (`null` for an empty one).
     pub async fn call(&self, operation: &'static str, request: Request) -> Result<Value, CallError> {
+        self.answer(operation, request).await.map(|(value, _)| value)
+    }
+
+    /// Does the same and returns the answer's headers too, with names in lower case.
+    pub async fn answer(
+        &self,
+        operation: &'static str,
+        request: Request,
+    ) -> Result<(Value, Vec<(String, String)>), CallError> {
         let provider = self.dialect.provider;
         let mut pauses = PAUSES.into_iter();
         loop {
             let (message, asked, open) = match self.attempt(operation, &request).await {
-                Attempt::Answer(value) => return Ok(value),
+                Attempt::Answer(value, headers) => return Ok((value, headers)),
                 Attempt::Final(error) => return Err(error),
                 // A person who is offline should not wait for long; a create may be sent again by its caller.
                 Attempt::Unreached(why) if !request.once && pauses.len() <= 1 => {
@@ -476,8 +485,10 @@ impl Http {
         let asked = response.retry_after();
         if (200..300).contains(&response.status) {
             return match (self.dialect.parse)(&response.body) {
-                Ok(value) => Attempt::Answer(value),
-                Err(_) if response.body.trim_ascii().is_empty() => Attempt::Answer(Value::Null),
+                Ok(value) => Attempt::Answer(value, response.headers),
+                Err(_) if response.body.trim_ascii().is_empty() => {
+                    Attempt::Answer(Value::Null, response.headers)
+                }
                 Err(why) => Attempt::Open(why, asked),
             };
         }

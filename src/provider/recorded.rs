@@ -44,6 +44,46 @@ fn has(text: &str, words: &str) -> bool {
     words.split_whitespace().all(|word| text.contains(word))
 }
 
+/// What a reviewer who knows the vendor's API reads.
+const SHOWN: [&str; 5] = [
+    include_str!("../sim/snapshots/requests_gcp.snap"),
+    include_str!("../sim/snapshots/lookups_gcp.snap"),
+    include_str!("../sim/snapshots/inserts_gcp.snap"),
+    include_str!("../sim/snapshots/requests_azure.snap"),
+    include_str!("../sim/snapshots/lookups_azure.snap"),
+];
+
+/// Returns the method and path of a request, without names; `None` for one that is not to Google's or Azure's API.
+fn form(text: &str) -> Option<String> {
+    let (method, rest) = text.split_once(' ')?;
+    let address = rest.split(['?', ' ']).next()?.to_ascii_lowercase();
+    let path = &address[address.find("/subscriptions/").or_else(|| address.find("/projects/"))?..];
+    let named = [
+        "disks",
+        "family",
+        "firewalls",
+        "images",
+        "instances",
+        "locations",
+        "offers",
+        "operations",
+        "projects",
+        "publishers",
+        "regions",
+        "resourcegroups",
+        "skus",
+        "subscriptions",
+        "zones",
+    ];
+    let mut before = "";
+    let segments = path.split('/').map(|segment| {
+        let shown = if named.contains(&before) { "*" } else { segment };
+        before = segment;
+        shown
+    });
+    Some(format!("{method} {}", segments.collect::<Vec<_>>().join("/")))
+}
+
 /// Writes a request as `POST https://…/? &Action=…&Version=…`.
 fn text(request: &Request) -> String {
     let pairs = |pairs: &[(String, String)]| {
@@ -61,6 +101,9 @@ fn text(request: &Request) -> String {
 impl Wire for Recorded {
     async fn send(&self, request: &Request) -> Result<Response, WireError> {
         let text = text(request);
+        let form = form(&text);
+        let shown = SHOWN.iter().flat_map(|shown| shown.lines()).any(|line| self::form(line) == form);
+        assert!(shown || form.is_none(), "no snapshot shows a request like {form:?}: {text}");
         self.asked.lock().unwrap().push(text.clone());
         let mut rules = self.rules.lock().unwrap();
         let rule = rules.iter_mut().find(|(words, _)| has(&text, words));
@@ -277,6 +320,113 @@ mod aws {
         assert_eq!(connect("aws", &wire).find(&Selector::Label(label())).await.unwrap(), []);
     }
 
+    /// What `requests_aws` does not show, as its emulator has one page, one kind of image, and takes every request.
+    #[tokio::test(start_paused = true)]
+    async fn every_other_request_is_in_a_snapshot() {
+        let (image, none) = (
+            || {
+                ok(
+                    "<DescribeImagesResponse><imagesSet><item><imageId>ami-1</imageId></item></imagesSet></DescribeImagesResponse>",
+                )
+            },
+            |set: &str| ok(format!("<Response><{set}/></Response>")),
+        );
+        let page = |set: &str| ok(format!("<Response><{set}/><nextToken>more</nextToken></Response>"));
+        let refused = answer(
+            400,
+            "<Response><Errors><Error><Code>InvalidParameterCombination</Code></Error></Errors></Response>",
+        );
+        let quota = r#"{"Quota": {"QuotaName": "All Standard Spot Instance Requests", "Value": 64.0}}"#;
+        let types = "<Response><instanceTypeSet><item><vCpuInfo><defaultVCpus>64</defaultVCpus></vCpuInfo></item></instanceTypeSet></Response>";
+        let wire = Recorded::new([
+            ("&Action=DescribeImages", vec![image()]),
+            ("&Action=DescribeInstances &NextToken=more", vec![none("reservationSet")]),
+            ("&Action=DescribeInstances", vec![page("reservationSet")]),
+            ("&Action=DescribeVolumes &NextToken=more", vec![none("volumeSet")]),
+            ("&Action=DescribeVolumes", vec![page("volumeSet")]),
+            ("&Action=DescribeNetworkInterfaces &NextToken=more", vec![none("networkInterfaceSet")]),
+            ("&Action=DescribeNetworkInterfaces", vec![page("networkInterfaceSet")]),
+            ("&Action=DescribeSecurityGroups &NextToken=more", vec![none("securityGroupInfo")]),
+            ("&Action=DescribeSecurityGroups", vec![page("securityGroupInfo")]),
+            ("&Action=DeleteNetworkInterface", vec![ok("<Response><return>true</return></Response>")]),
+            ("&Action=GetConsoleOutput &Latest=true", vec![refused]),
+            ("&Action=GetConsoleOutput", vec![ok("<Response><output>aGVsbG8=</output></Response>")]),
+            ("&Action=DescribeInstanceTypes", vec![ok(types)]),
+            ("QuotaCode", vec![ok(quota)]),
+        ]);
+        let keys = json!({"region": "eu-central-1", "regions": ["eu-central-1"], "spot": true});
+        let provider = connect_with("aws", &wire, &keys);
+        let (metal, region) = (Sku::fixed("m7g.metal"), Region::fixed("eu-central-1"));
+        for plain in ["ubuntu-24.04", "ubuntu-22.04", "debian-12", "debian-13"] {
+            provider.resolve_image(plain, &metal, &region).await.unwrap();
+        }
+        let host = HostId::fixed("eu-central-1/i-1");
+        assert_eq!(provider.console_log(&host).await.unwrap().as_deref(), Some("hello"));
+        assert_eq!(provider.residue(&Selector::Owned).await.unwrap(), []);
+        provider.destroy(&HostId::fixed("eu-central-1/eni-1")).await.unwrap();
+        assert_eq!(provider.quotas(&metal, &region).await.unwrap().len(), 1);
+        let group =
+            making(answer(400, kept!("aws/group_duplicate.xml")), ok(kept!("aws/instance_started.xml")));
+        let elsewhere = CreateRequest {
+            allow_from: vec!["2001:db8::/64".to_owned()],
+            ..request("m8i.xlarge", "us-east-1")
+        };
+        connect("aws", &group).create(&elsewhere).await.unwrap();
+        let changes = group.asked("SecurityGroupIngress&");
+        let full = making(ok(kept!("aws/group_made.xml")), no_room());
+        expect(create(&full).await, "capacity", "");
+        let all = [wire.asked(""), changes, full.asked("DescribeSubnets")].concat();
+        let shown = all.join("\n\n").replace('&', "\n  ");
+        let shown = shown.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+        insta::with_settings!({snapshot_path => "../sim/snapshots", prepend_module_to_snapshot => false, omit_expression => true}, {
+            insta::assert_snapshot!("lookups_aws", shown);
+        });
+    }
+
+    /// Each action that the adapter names, so that a new one cannot be sent unseen.
+    #[test]
+    fn every_action_is_in_a_snapshot() {
+        let source = include_str!("adapters/aws.rs").split("#[cfg(test)]").next().unwrap();
+        let shown = [
+            include_str!("../sim/snapshots/requests_aws.snap"),
+            include_str!("../sim/snapshots/lookups_aws.snap"),
+        ]
+        .concat();
+        let verbs =
+            ["Authorize", "Create", "Delete", "Describe", "Get", "Modify", "Revoke", "Run", "Terminate"];
+        let actions: Vec<&str> = source
+            .split('"')
+            .filter(|text| text.chars().all(char::is_alphabetic))
+            .filter(|text| verbs.iter().any(|verb| text.starts_with(verb) && text.len() > verb.len()))
+            .filter(|text| !text.ends_with("Result"))
+            .collect();
+        assert!(actions.len() > 15, "{actions:?}");
+        for action in actions {
+            assert!(shown.contains(&format!("Action={action}\n")), "{action} is in no snapshot");
+        }
+    }
+
+    const SUBNETS: &str = "<Response><subnetSet>\
+        <item><subnetId>subnet-2</subnetId><availabilityZone>us-east-1b</availabilityZone></item>\
+        <item><subnetId>subnet-1</subnetId><availabilityZone>us-east-1a</availabilityZone></item>\
+        </subnetSet></Response>";
+
+    fn no_room() -> Response {
+        let error = "<Error><Code>InsufficientInstanceCapacity</Code><Message>No room.</Message></Error>";
+        answer(500, format!("<Response><Errors>{error}</Errors></Response>"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_a_zone_has_no_room_the_spec_may_name_another_one() {
+        let wire = making(ok(kept!("aws/group_made.xml")), no_room());
+        expect(create(&wire).await, "capacity", "`subnet`|: us-east-1a is subnet-1, us-east-1b is subnet-2");
+        assert_eq!(wire.asked("&Action=RunInstances").len(), 1);
+        // Nobody may look, and the refusal stands all the same.
+        let wire = making(ok(kept!("aws/group_made.xml")), no_room());
+        wire.rules.lock().unwrap().insert(0, ("&Action=DescribeSubnets", vec![answer(403, "")].into()));
+        expect(create(&wire).await, "capacity", "InsufficientInstanceCapacity: No room.");
+    }
+
     const REVOKED: &str =
         "<RevokeSecurityGroupIngressResponse><return>true</return></RevokeSecurityGroupIngressResponse>";
 
@@ -289,6 +439,7 @@ mod aws {
             ("&Action=AuthorizeSecurityGroupIngress", vec![ok(kept!("aws/group_admits.xml"))]),
             ("&Action=RevokeSecurityGroupIngress", vec![ok(REVOKED)]),
             ("&Action=RunInstances", vec![started]),
+            ("&Action=DescribeSubnets", vec![ok(SUBNETS)]),
         ])
     }
 
@@ -795,6 +946,71 @@ mod azure {
         connect("azure", &seen(&trusted)).create(&without).await.unwrap();
     }
 
+    /// What a request came to after it was accepted stands in its operation alone, at times.
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_after_it_was_accepted_is_told_as_its_operation_words_it() {
+        let made = || vec![told(kept!("azure/machine_made.jsonl"))[0].clone()];
+        let ended = |code: &str, message: &str| {
+            let error = json!({"code": code, "message": message});
+            ok(json!({"status": "Failed", "error": error}).to_string())
+        };
+        let failed = |seen: Response, operation: Response| {
+            let wire = making(made(), vec![seen]);
+            wire.rules.lock().unwrap().insert(0, ("GET Microsoft.Compute/locations", vec![operation].into()));
+            wire
+        };
+        let mut silent = machine("Failed", "starting");
+        silent["properties"]["instanceView"] = json!({});
+        let silent = || ok(silent.to_string());
+        for (code, message, kind) in [
+            ("AllocationFailed", "We do not have sufficient capacity for the requested VM size.", "capacity"),
+            (
+                "SkuNotAvailable",
+                "The requested size is currently not available in location 'westus'.",
+                "capacity",
+            ),
+            ("QuotaExceeded", "Operation results in exceeding quota limits of Core.", "quota"),
+            ("OperationNotAllowed", "This exceeds the approved standardDSv3Family Cores quota.", "quota"),
+            ("OSProvisioningClientError", "The user-data is broken.", "rejected"),
+        ] {
+            let words = &format!("azure: |{code}: {message}");
+            expect(create(&failed(silent(), ended(code, message))).await, kind, words);
+            let none = not_found().remove(0);
+            expect(create(&failed(none, ended(code, message))).await, kind, words);
+        }
+        // Of an operation that says nothing, and of one at another address, nothing is told but the state.
+        let wire = failed(silent(), ok(json!({"status": "Succeeded"}).to_string()));
+        expect(create(&wire).await, "rejected", "Failed: the machine could not be made");
+        let mut elsewhere = made();
+        for (name, value) in &mut elsewhere[0].headers {
+            if name == "azure-asyncoperation" {
+                *value = "https://management.azure.com.example/operations/1".to_owned();
+            }
+        }
+        let wire = making(elsewhere, vec![silent()]);
+        expect(create(&wire).await, "rejected", "Failed: the machine could not be made");
+        assert!(wire.asked("example").is_empty(), "a token went elsewhere");
+
+        let network = making(made(), vec![]);
+        let refused = ended("PublicIPCountLimitReached", "Cannot create more than 10 public IP addresses.");
+        network.rules.lock().unwrap().insert(0, ("GET Microsoft.Network/locations", vec![refused].into()));
+        let gone = ok(json!({"properties": {"provisioningState": "Failed"}}).to_string());
+        network.rules.lock().unwrap().insert(0, ("GET /publicIPAddresses/ip?", vec![gone].into()));
+        expect(
+            create(&network).await,
+            "quota",
+            "PublicIPCountLimitReached: Cannot create more than 10|Quotas page",
+        );
+        // What `requests_azure` does not show, as its emulator's operations never fail so late.
+        let wire = failed(silent(), ended("AllocationFailed", "No room."));
+        expect(create(&wire).await, "capacity", "No room.");
+        let all = [wire.asked("/operations/"), network.asked("/operations/")].concat();
+        let shown = all.iter().map(|text| text.trim_end_matches(['?', ' '])).collect::<Vec<_>>().join("\n");
+        insta::with_settings!({snapshot_path => "../sim/snapshots", prepend_module_to_snapshot => false, omit_expression => true}, {
+            insta::assert_snapshot!("lookups_azure", shown);
+        });
+    }
+
     /// A create where there is a group already, of which these are the answers, and a machine or none.
     fn making_again(groups: Vec<Response>, seen: Vec<Response>) -> Arc<Recorded> {
         let wire = making(told(kept!("azure/machine_made.jsonl")), seen);
@@ -1127,6 +1343,7 @@ mod azure {
             ("PUT /networkInterfaces/nic?", told(kept!("azure/interface_made.jsonl"))),
             ("PUT /virtualMachines/host?", machine),
             ("GET /virtualMachines/host?", seen),
+            ("GET /locations/westus/operations/", vec![ok(r#"{"status": "Canceled"}"#)]),
             ("GET /resourcegroups/lane-demo-0f3c9a?", part(kept!("azure/refused.jsonl"), 1)),
             ("PUT /resourcegroups/lane-demo-0f3c9a?", part(kept!("azure/group_made_and_deleted.jsonl"), 0)),
         ])

@@ -510,6 +510,7 @@ impl Wire for Aws {
                 return quota(request, body);
             }
             None => {
+                self.memory().requests.push(request.clone());
                 return Ok(Response {
                     status: 200,
                     headers: vec![],
@@ -546,7 +547,10 @@ impl Wire for Aws {
             }
             "DescribeVpcs" => one("vpcSet", json!({"vpcId": "vpc-1", "isDefault": "true"})),
             "DescribeSubnets" => {
-                one("subnetSet", json!({"subnetId": asked.get("SubnetId.1"), "vpcId": "vpc-1"}))
+                let named = Some(asked.get("SubnetId.1")).filter(|id| !id.is_empty());
+                let zone = format!("{}a", asked.region);
+                let subnet = json!({"subnetId": named.unwrap_or("subnet-1"), "vpcId": "vpc-1", "availabilityZone": zone});
+                one("subnetSet", subnet)
             }
             "DescribeInstanceTypes" => {
                 let kind = asked.get("InstanceType.1");

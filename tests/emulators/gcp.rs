@@ -399,6 +399,7 @@ impl Wire for Gcp {
             return Ok(Response::json(200, &json!({"email": "operator@example.com"})));
         }
         let Some((_, path)) = request.url.split_once("/compute/v1/") else {
+            self.memory().requests.push(request.clone());
             return Ok(Response { status: 200, headers: vec![], body: format!("{ADDRESS}\n").into_bytes() });
         };
         let body = match &request.body {
@@ -439,6 +440,7 @@ impl Wire for Gcp {
                         {"metric": "N2_CPUS", "limit": 8.0, "usage": 4.0},
                         {"metric": "PREEMPTIBLE_CPUS", "limit": 16.0, "usage": 0.0},
                         {"metric": "IN_USE_ADDRESSES", "limit": 8.0, "usage": 1.0},
+                        {"metric": "SSD_TOTAL_GB", "limit": 500.0, "usage": 100.0},
                     ],
                 }),
             )),

@@ -172,6 +172,62 @@ async fn moto_has_the_instance_whose_answer_was_lost() {
     assert_eq!(found[0].fingerprint.as_ref(), Some(&request.fingerprint));
 }
 
+/// Stands before moto, under another address.
+#[derive(Debug)]
+struct Proxy {
+    lossy: Lossy,
+    endpoint: String,
+}
+
+#[async_trait]
+impl Wire for Proxy {
+    async fn send(&self, request: &Request) -> Result<Response, WireError> {
+        let mut passed = request.clone();
+        passed.url = format!("{}/", self.endpoint);
+        // The others are about a connection that ends here.
+        passed.headers.retain(|(name, _)| name == "authorization" || name.starts_with("x-amz-"));
+        let mut answer = self.lossy.send(&passed).await?;
+        answer.headers.retain(|(name, _)| name == "content-type");
+        Ok(answer)
+    }
+}
+
+#[test]
+fn moto_has_one_instance_after_lane_lost_the_answer_and_none_after_destroy() {
+    let Some(moto) = Moto::start() else { return };
+    let inner = Reqwest::new(&moto.world(), "aws").unwrap();
+    let lossy = Lossy { inner, loses: "RunInstances", lost: AtomicBool::new(false) };
+    let proxy = Arc::new(Proxy { lossy, endpoint: moto.endpoint.trim_end_matches('/').to_owned() });
+    let (address, runtime) = crate::clouds::listen(Arc::<Proxy>::clone(&proxy));
+    let aws = moto.provider("");
+    let alive = || runtime.block_on(aws.find(&Selector::Owned)).unwrap();
+
+    // Nobody answers at an instance of moto's, so each apply ends at the login.
+    let mut lab = Lab::new(
+        "lost",
+        "version: 1\nname: NAME\nprovider: {name: aws, region: us-east-1}\nsku: m8i.xlarge\n\
+         image: ami-12c6146b\nkvm: none\naccess: {allow_from: [203.0.113.7/32]}\ntimeouts: {ssh: 3s}\n",
+    );
+    lab.set("LANE_AWS_ENDPOINT", &format!("http://{address}"));
+    lab.set("AWS_ACCESS_KEY_ID", "test");
+    lab.set("AWS_SECRET_ACCESS_KEY", "test");
+    let first = lab.run(&["apply", lab.spec_arg(), "-y"]);
+    assert!(proxy.lossy.lost.load(Ordering::Relaxed), "no instance was asked for: {}", first.stderr);
+    assert!(first.code != 0 && first.stderr.contains("ssh"), "{}", first.stderr);
+    let found = alive();
+    assert_eq!(found.len(), 1, "{}", first.stderr);
+    let recorded = lab.run(&["status", "lost", "--format", "json"]).json()["host"]["id"].clone();
+    assert_eq!(recorded, found[0].id.as_str(), "{}", first.stderr);
+
+    let again = lab.run(&["apply", lab.spec_arg(), "-y"]);
+    assert_ne!(again.code, 0, "{}", again.stderr);
+    assert_eq!(alive().iter().map(|host| &host.id).collect::<Vec<_>>(), [&found[0].id], "{}", again.stderr);
+
+    lab.run(&["destroy", "lost", "-y"]).exits(0);
+    assert_eq!(alive(), []);
+    assert_eq!(runtime.block_on(aws.residue(&Selector::Owned)).unwrap(), []);
+}
+
 #[test]
 fn moto_is_swept_empty() {
     let Some(moto) = Moto::start() else { return };

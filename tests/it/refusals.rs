@@ -221,6 +221,38 @@ fn a_certificate_is_trusted_with_its_authority_alone() {
     assert_eq!((&stranger["state"], &known["state"]), (&"failed".into(), &"ok".into()), "{known}");
 }
 
+/// It does not get better by asking again, and only a person can sign in.
+#[test]
+fn an_ended_sso_session_is_told_at_once_with_the_way_back_in() {
+    let lab = |signed_in: bool| {
+        let mut lab = lab("aws");
+        endpoint_at(&mut lab, "aws", "https://127.0.0.1:9");
+        lab.set("AWS_PROFILE", "work");
+        lab.set("AWS_EC2_METADATA_DISABLED", "true");
+        let account = "sso_account_id = 123456789012\nsso_role_name = Admin\nregion = us-east-1";
+        let session = "sso_region = us-east-1\nsso_start_url = https://company.awsapps.com/start";
+        let profiles =
+            format!("[profile work]\nsso_session = company\n{account}\n[sso-session company]\n{session}\n");
+        lab.write("home/.aws/config", &profiles);
+        if signed_in {
+            // The name is the SHA-1 of the session's.
+            lab.write(
+                "home/.aws/sso/cache/71b21161ffa1e6516bcc072aaf5ef38cbe85b511.json",
+                r#"{"accessToken": "old", "expiresAt": "2020-01-01T00:00:00Z"}"#,
+            );
+        }
+        lab
+    };
+    for (signed_in, why) in [(true, "the SSO token has expired"), (false, "the cached SSO token")] {
+        let lab = lab(signed_in);
+        let began = std::time::Instant::now();
+        let text = said(&lab, &["plan", lab.spec_arg()], "nowhere");
+        assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}: {text}", began.elapsed());
+        assert!(text.contains("not authorised: the SSO session has ended"), "{text}");
+        assert!(text.contains("`aws sso login --profile work`") && text.contains(why), "{text}");
+    }
+}
+
 #[test]
 fn every_refusal_of_gcp_has_its_own_message() {
     refusals("gcp");

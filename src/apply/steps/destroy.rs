@@ -19,9 +19,17 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
 
 /// Destroys every host with exactly our label, and the recorded one, and leaves the receipt in the lane's logs.
 pub(super) async fn take_down(context: &StepContext) -> Result<Receipt, StepError> {
+    let known = context.run.session.record().host.as_ref().map(Known::of);
+    take_down_with(context, known).await
+}
+
+/// Does the same with another word on what is known than the record's.
+pub(super) async fn take_down_with(
+    context: &StepContext,
+    known: Option<Known>,
+) -> Result<Receipt, StepError> {
     let session = &context.run.session;
     let recorded = session.record().host;
-    let known = recorded.as_ref().map(Known::of);
     check_scope(context.run.provider.as_ref(), recorded.as_ref(), session.dir().lane())
         .await
         .map_err(|error| may_cost_of(&error))?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::destroy::take_down;
+use super::destroy::{take_down, take_down_with};
 use super::host::{Backoff, RETRIES};
 use super::{StepContext, StepError, StepOutcome};
 use crate::apply::cloud::{check_scope, may_cost_of};
@@ -122,7 +122,7 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
             Err(error @ (ProviderError::Ambiguous { .. } | ProviderError::Transient { .. })) => {
                 return Err(error.into());
             }
-            Err(error) => return Err(refused(context, error).await),
+            Err(error) => return Err(refused(context, error, in_doubt).await),
         }
     }
     let host = wait_for_address(context).await?;
@@ -135,7 +135,7 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
 }
 
 /// Takes away what a create made before it was refused: an address, say, which is billed.
-async fn refused(context: &StepContext, error: ProviderError) -> StepError {
+async fn refused(context: &StepContext, error: ProviderError, in_doubt: bool) -> StepError {
     let label = context.run.session.record().label();
     let left = match context.cloud().residue(&Selector::Label(label)).await {
         Ok(left) if left.is_empty() => return error.into(),
@@ -143,7 +143,9 @@ async fn refused(context: &StepContext, error: ProviderError) -> StepError {
         Err(_) => "nobody could say what".to_owned(),
     };
     context.note(format!("{error}; what was made before that goes again: {left}"));
-    match take_down(context).await {
+    // Where no create before was in doubt, none made a host that a listing may hide: the proof need not wait for one.
+    let taken = if in_doubt { take_down(context).await } else { take_down_with(context, None).await };
+    match taken {
         Ok(_) => error.into(),
         Err(StepError::MayCost(left)) => StepError::MayCost(format!("{left}; before that: {error}")),
         Err(other) => other,
@@ -620,9 +622,28 @@ mod tests {
             state.faults.push_back(CreateFault::Full);
             state.parts_first = Some(Duration::ZERO);
         });
+        let before = Instant::now();
         let error = provision(&bench).await.unwrap_err();
         assert!(matches!(error, StepError::Provider(ProviderError::Capacity { .. })), "{error}");
+        // Empty twice, the lag apart; a host that no create made is not waited for before that.
+        let took = before.elapsed();
+        assert!(took >= LAG && took < LAG * 2, "{took:?}");
         assert_eq!(bench.cloud.with(|state| state.residue.clone()), []);
+        assert!(bench.run.session.record().host.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_of_an_unanswered_create_is_found_although_the_next_create_is_refused() {
+        let bench = Bench::new();
+        bench.cloud.with(|state| {
+            state.faults.extend([CreateFault::LostBefore, CreateFault::Full]);
+            state.parts_first = Some(Duration::ZERO);
+        });
+        let before = Instant::now();
+        let error = provision(&bench).await.unwrap_err();
+        assert!(matches!(error, StepError::Provider(ProviderError::Capacity { .. })), "{error}");
+        // The lag before the second create, the one before the first look after it, and that between two looks.
+        assert!(before.elapsed() >= LAG * 3, "{:?}", before.elapsed());
         assert!(bench.run.session.record().host.is_none());
     }
 

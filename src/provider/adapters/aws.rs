@@ -283,6 +283,16 @@ impl Chain {
                 none(&format!("profile {profile} gives none"))
             }
             (CredentialsError::CredentialsNotLoaded(_), None) => none("none were found"),
+            (error, profile) if needs_sign_in(&error) => {
+                let profile = profile.map(|name| format!(" --profile {name}")).unwrap_or_default();
+                ProviderError::Auth {
+                    provider: NAME,
+                    message: format!(
+                        "the SSO session has ended: run `aws sso login{profile}` ({})",
+                        http::chain(&error)
+                    ),
+                }
+            }
             // A service that fails for now must not end a take-down.
             (error @ (CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_)), _) => {
                 ProviderError::Transient {
@@ -317,6 +327,15 @@ impl Chain {
         let loader = aws_config::defaults(aws_config::BehaviorVersion::latest());
         loader.http_client(client).region(region).load().await.credentials_provider()
     }
+}
+
+/// Tells whether a person has to sign in again. The types behind it are private, so its words have to do.
+fn needs_sign_in(error: &CredentialsError) -> bool {
+    let said = http::chain(error);
+    // An ended session, none at all, and what the service says of one that it does not know any more.
+    ["the SSO token has expired", "cached SSO token", "/.aws/sso/cache/", "UnauthorizedException"]
+        .iter()
+        .any(|words| said.contains(words))
 }
 
 /// Signs for one service in one region.
@@ -779,6 +798,21 @@ impl Aws {
         })
     }
 
+    /// Says how a spec asks for each zone of a region; nothing where that is not to be had.
+    async fn zones(&self, region: &str) -> String {
+        let call = Call::new("DescribeSubnets").filter("default-for-az", &["true"]);
+        let found = self.list(region, call, "subnetSet").await.unwrap_or_default();
+        let zone = |subnet: &Value| {
+            Some(format!("{} is {}", subnet["availabilityZone"].as_str()?, subnet["subnetId"].as_str()?))
+        };
+        let mut zones: Vec<String> = found.iter().filter_map(zone).collect();
+        zones.sort();
+        if zones.is_empty() {
+            return String::new();
+        }
+        format!("; a `subnet` in the spec asks for its zone: {}", zones.join(", "))
+    }
+
     /// Returns the id and the root device of the newest image of a name, or of the image of this id.
     async fn image(&self, region: &str, image: &str, sku: &Sku) -> Result<(String, String), ProviderError> {
         let call = Call::new("DescribeImages");
@@ -1002,10 +1036,11 @@ impl Provider for Aws {
             }
             Err(CallError::NotFound(message)) => Err(fresh(what, message)),
             Err(CallError::Provider(ProviderError::Capacity { message, .. })) => {
-                let subnet = self.config.subnet.as_ref();
-                let hint =
-                    subnet.map(|subnet| format!("; {subnet} is in one zone, so another `subnet` may do"));
-                let message = message + &hint.unwrap_or_default();
+                let hint = match &self.config.subnet {
+                    Some(subnet) => format!("; {subnet} is in one zone, so another `subnet` may do"),
+                    None => self.zones(region).await,
+                };
+                let message = message + &hint;
                 Err(ProviderError::Capacity { provider: NAME, message })
             }
             Err(error) => Err(error.refused(NAME, what)),

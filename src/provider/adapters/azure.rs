@@ -671,10 +671,14 @@ impl Azure {
     }
 
     /// Sends a request about what was made just now, which some part of Azure may not know yet.
-    async fn call_replicated(&self, what: &'static str, request: Request) -> Result<Value, ProviderError> {
+    async fn call_replicated(
+        &self,
+        what: &'static str,
+        request: Request,
+    ) -> Result<(Value, Vec<(String, String)>), ProviderError> {
         let began = tokio::time::Instant::now();
         loop {
-            match self.http.call(what, request.clone()).await {
+            match self.http.answer(what, request.clone()).await {
                 Err(CallError::NotFound(_)) if began.elapsed() < REPLICATION => {
                     tokio::time::sleep(POLL).await;
                 }
@@ -683,17 +687,33 @@ impl Azure {
         }
     }
 
+    /// Asks the operation that carries a request out why it failed; `None` where it does not say, or did not fail.
+    async fn reason(&self, what: &'static str, operation: Option<&str>) -> Option<CallError> {
+        // Our token goes nowhere else.
+        let address = operation.filter(|address| address.starts_with(&format!("{}/", self.base)))?;
+        let seen = self.http.call(what, Request::get(address)).await.ok()?;
+        if !["Failed", "Canceled"].iter().any(|end| seen["status"] == *end) {
+            return None;
+        }
+        let error = read_error(&Response::json(409, &seen))?;
+        let meaning = error.meaning.unwrap_or(Meaning::Rejected);
+        Some(self.http.error(what, meaning, format!("{}: {}", error.code, error.message)))
+    }
+
     /// Makes an object of the network, or makes it so, and waits until it is.
     async fn put(&self, group: &str, kind: &str, name: &str, body: Value) -> Result<(), ProviderError> {
         let what = "making the network";
         let request = self.object(group, kind, name);
         let put = request.clone().method(Method::PUT).json(body);
-        let mut seen = self.call_replicated(what, put).await?;
+        let (mut seen, headers) = self.call_replicated(what, put).await?;
         let began = tokio::time::Instant::now();
         loop {
             match seen["properties"]["provisioningState"].as_str().unwrap_or("Succeeded") {
                 "Succeeded" => return Ok(()),
                 state @ ("Failed" | "Canceled") => {
+                    if let Some(error) = self.reason(what, operation(&headers)).await {
+                        return Err(error.refused(NAME, what));
+                    }
                     let message = format!(
                         "{kind} {name} is {state} (the activity log of the group {group}, in the portal, says why)"
                     );
@@ -705,7 +725,7 @@ impl Azure {
                 }
                 _ => tokio::time::sleep(POLL).await,
             }
-            seen = self.call_replicated(what, request.clone()).await?;
+            seen = self.call_replicated(what, request.clone()).await?.0;
         }
     }
 
@@ -840,12 +860,22 @@ impl Azure {
     }
 
     /// Waits until a machine whose create was accepted has room, or has none.
-    async fn allocated(&self, what: &'static str, group: &str, kvm: bool) -> Result<(), ProviderError> {
+    async fn allocated(
+        &self,
+        what: &'static str,
+        group: &str,
+        kvm: bool,
+        operation: Option<&str>,
+    ) -> Result<(), ProviderError> {
         let began = tokio::time::Instant::now();
         loop {
             let seen = match self.http.call(what, self.host(group).query("$expand", "instanceView")).await {
                 Ok(seen) => seen,
-                Err(CallError::NotFound(_)) => Value::Null,
+                // It may have been given up before anybody saw it.
+                Err(CallError::NotFound(_)) => match self.reason(what, operation).await {
+                    Some(error) => return Err(error.refused(NAME, what)),
+                    None => Value::Null,
+                },
                 Err(error) => return Err(error.into()),
             };
             let properties = &seen["properties"];
@@ -863,7 +893,13 @@ impl Azure {
                 return Ok(());
             }
             if let "Failed" | "Canceled" = state {
-                let (code, said) = failure(&seen).unwrap_or((state, "the machine could not be made"));
+                let said = failure(&seen);
+                if said.is_none()
+                    && let Some(error) = self.reason(what, operation).await
+                {
+                    return Err(error.refused(NAME, what));
+                }
+                let (code, said) = said.unwrap_or((state, "the machine could not be made"));
                 let (meaning, advice) = meaning(code, said, 409).unwrap_or((Meaning::Rejected, ""));
                 return Err(self
                     .http
@@ -1032,6 +1068,11 @@ fn failure(machine: &Value) -> Option<(&str, &str)> {
     Some((code, failed["message"].as_str().unwrap_or("the machine could not be made")))
 }
 
+/// Returns the address of the operation that carries a request out.
+fn operation(headers: &[(String, String)]) -> Option<&str> {
+    headers.iter().find(|(name, _)| name == "azure-asyncoperation").map(|(_, address)| address.as_str())
+}
+
 /// Reads `PowerState/running` out of a machine's view.
 fn power(machine: &Value) -> Option<&str> {
     let statuses = machine["properties"]["instanceView"]["statuses"].as_array()?;
@@ -1052,8 +1093,8 @@ impl Provider for Azure {
             .header("if-none-match", "*")
             .header("x-ms-client-request-id", token_uuid(&request.token))
             .once();
-        match self.http.call(what, put).await {
-            Ok(_) => {}
+        let headers = match self.http.answer(what, put).await {
+            Ok((_, headers)) => headers,
             Err(CallError::Conflict(message)) => {
                 return Err(ProviderError::Ambiguous { provider: NAME, operation: what, message });
             }
@@ -1062,8 +1103,8 @@ impl Provider for Azure {
                 return Err(ProviderError::Transient { provider: NAME, operation: what, message });
             }
             Err(error) => return Err(error.refused(NAME, what)),
-        }
-        match self.allocated(what, &group, request.kvm).await {
+        };
+        match self.allocated(what, &group, request.kvm, operation(&headers)).await {
             Ok(()) => Ok(HostId::new(group)),
             // It was accepted: whatever keeps us from seeing its end, it may have had its effect.
             Err(

@@ -130,6 +130,9 @@ fn kvm(sku: &Sku) -> KvmSupport {
     }
 }
 
+/// What a disk of the default size takes.
+const DISK_GB: u64 = 50;
+
 /// Returns the type of a SKU's boot disk: the newest families and bare metal take Hyperdisk alone.
 fn disk_type(sku: &Sku) -> &'static str {
     let family = sku.as_str().split('-').next().unwrap_or_default();
@@ -1172,7 +1175,16 @@ impl Provider for Gcp {
         };
         let Some(cpus) = sku.split('-').find_map(|part| part.parse().ok()) else { return Ok(vec![]) };
         let root = self.root().await?;
-        let of_region = [("PREEMPTIBLE_CPUS", cpus), (family.as_str(), cpus), ("IN_USE_ADDRESSES", 1)];
+        let of_region = [
+            ("PREEMPTIBLE_CPUS", cpus),
+            (family.as_str(), cpus),
+            ("IN_USE_ADDRESSES", 1),
+            // Limits on all disks of a kind: `pd-balanced` and `pd-ssd` share one.
+            (
+                if disk_type(&Sku::new(sku)).starts_with("pd-") { "SSD_TOTAL_GB" } else { "HDB_TOTAL_GB" },
+                DISK_GB,
+            ),
+        ];
         let places = [
             (format!("{root}/regions/{region}"), region, of_region.as_slice()),
             (root, "all regions", &[("CPUS_ALL_REGIONS", cpus)]),
