@@ -261,8 +261,9 @@ async fn settle(context: &StepContext, in_doubt: bool) -> Result<Option<Host>, S
     let label = context.run.session.record().label();
     let lag = context.run.entry.listing_lag;
     let until = Instant::now() + lag;
-    if in_doubt {
-        context.note(format!("an earlier host may still be hidden; looks for {label} for up to {lag:?}"));
+    if in_doubt && !lag.is_zero() {
+        let seconds = lag.as_secs();
+        context.note(format!("an earlier host may still be hidden; looks for {label} for up to {seconds} s"));
     }
     loop {
         // An answer that took long tells of the moment in which it was asked for.
