@@ -282,7 +282,7 @@ async fn step(lane: &Lane, verb: Verb, trial: Trial, totals: &mut Totals) -> Res
 /// Runs a verb and checks what must hold at every moment, and what its outcome claims.
 async fn run(lane: &Lane, verb: Verb, trial: Trial, totals: &mut Totals) -> Result<Ended, String> {
     lane.cloud.ledger().set_bad_jobs(if trial.weather == Weather::default() { 0 } else { 10 });
-    let ended = lane.run(verb, trial).await;
+    let ended = Box::pin(lane.run(verb, trial)).await;
     totals.runs += 1;
     if matches!(ended, Ended::Died) {
         totals.deaths += 1;

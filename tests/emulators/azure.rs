@@ -583,7 +583,7 @@ impl Emulator for Azure {
     fn add_strangers(&self, ours: &Label) -> Vec<String> {
         let tags = |by: &str| json!({"managed-by": by, "lane": ours.lane, "lineage": ours.lineage.as_str()});
         let mut memory = self.memory();
-        let strangers = [(format!("{ours}-disks"), json!({})), (format!("{ours}-3"), tags("somebody"))];
+        let strangers = [(format!("{ours}-disks"), json!({})), (format!("{ours}-net"), tags("somebody"))];
         for (name, tags) in &strangers {
             let nic = format!(
                 "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/{name}/providers/Microsoft.Network/networkInterfaces/nic"
