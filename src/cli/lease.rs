@@ -12,10 +12,10 @@ use crate::apply::cloud::check_scope;
 use crate::apply::lease::{arm_host, armed_on_host};
 use crate::error::{Failure, Kind};
 use crate::plan::Rings;
-use crate::provider::{ProviderError, Selector};
-use crate::report;
+use crate::provider::{Entry, Label, ProviderError, Selector};
+use crate::report::{self, lease::Ring};
 use crate::spec::{self, ProviderSpec};
-use crate::state::{HostRecord, JournalEvent};
+use crate::state::{HostRecord, JournalEvent, LaneDir};
 
 /// Show or move the end of a lane's lease.
 #[derive(Debug, Args)]
@@ -67,6 +67,34 @@ fn provider_of(host: &HostRecord) -> ProviderSpec {
     ProviderSpec { name: host.provider.clone(), config: host.provider_config.clone() }
 }
 
+/// Asks a host for when its timer is set; `None` where that stops no bill, or before it has an address.
+pub(super) async fn on_host(
+    context: &Context,
+    dir: &LaneDir,
+    label: Label,
+    host: &HostRecord,
+    entry: &Entry,
+) -> Option<Result<Option<Timestamp>, String>> {
+    host.address.filter(|_| entry.timer_stops_bill)?;
+    Some(match connector(context, dir, label).connect(host) {
+        Ok(remote) => armed_on_host(&*remote).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    })
+}
+
+/// Words which rings are armed, by what cloud and host say.
+pub(super) fn rings_seen(
+    entry: &Entry,
+    in_cloud: Option<Timestamp>,
+    on_host: Option<&Result<Option<Timestamp>, String>>,
+) -> String {
+    let host = on_host.map_or(Err(()), |seen| seen.as_ref().map(Option::is_some).map_err(|_| ()));
+    report::lease::rings(
+        Ring::seen(entry.cloud_clock, Ok(in_cloud.is_some())),
+        Ring::seen(entry.timer_stops_bill, host),
+    )
+}
+
 async fn show(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
     let (dir, record) = find_host(context, args.target.as_deref())?;
     let Some(host) = &record.host else { return Ok(0) };
@@ -75,14 +103,7 @@ async fn show(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
     let label = record.label();
     let seen = provider.find(&Selector::Label(label.clone())).await?;
     let in_cloud = seen.into_iter().find(|seen| seen.label == label).and_then(|seen| seen.expires_at);
-    let connector = connector(context, &dir, label);
-    let on_host = match (entry.timer_stops_bill, host.address) {
-        (true, Some(_)) => Some(match connector.connect(host) {
-            Ok(remote) => armed_on_host(&*remote).await.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        }),
-        _ => None,
-    };
+    let on_host = on_host(context, &dir, label, host, entry).await;
     let (rings, now) = (Rings::of(&host.provider), context.world.now());
     let left = host.expires_at.duration_since(now);
     let spec = recorded_spec(context, &record);
@@ -106,12 +127,12 @@ async fn show(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
         text.extend([format!("  {what:<9}{seen}\n")]);
     };
     line("in cloud", in_cloud);
-    match on_host {
+    match &on_host {
         None => {}
-        Some(Ok(seen)) => line("on host", seen),
+        Some(Ok(seen)) => line("on host", *seen),
         Some(Err(why)) => text.extend([format!("  on host  cannot be asked: {why}\n")]),
     }
-    text.extend([format!("  ends by  {}\n", report::lease::rings(rings))]);
+    text.extend([format!("  ends by  {}\n", rings_seen(entry, in_cloud, on_host.as_ref()))]);
     if let Some(worst) = worst {
         let until = host.expires_at.to_string();
         let vanish = report::lease::if_you_vanish(&worst.to_string(), &until, true, rings);

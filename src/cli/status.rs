@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::lane::{connect, find_lane, look, recorded_spec};
-use super::{Context, Format};
+use super::{Context, Format, lease};
 use crate::error::{Failure, Kind};
 use crate::plan::{ObservedHost, Rings};
 use crate::report;
@@ -71,7 +71,16 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<u8, Fail
         };
         text.extend([format!("  lease    {lease} ({})\n", host.expires_at)]);
         let rings = Rings::of(&host.provider);
-        text.extend([format!("  ends by  {}\n", report::lease::rings(rings))]);
+        if let ObservedHost::Present(seen) = &observed.host {
+            let on_host = match &observed.unreachable {
+                Some(why) => Some(Err(why.clone())),
+                None => lease::on_host(context, &dir, record.label(), &host, entry).await,
+            };
+            text.extend([format!(
+                "  ends by  {}\n",
+                lease::rings_seen(entry, seen.expires_at, on_host.as_ref())
+            )]);
+        }
         if let Some(price) = spec::price(spec.as_ref(), entry, &host.sku, &host.region) {
             text.extend([format!("  price    {} per hour ({})\n", price.per_hour, price.source)]);
             let worst = price.per_hour.for_duration(Duration::try_from(left).unwrap_or_default()).to_string();

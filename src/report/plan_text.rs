@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 
+use super::lease::Ring;
 use super::reason;
 use crate::plan::{Action, Plan, PlannedStep, Verb, printable};
 
@@ -201,7 +202,9 @@ impl Page {
         }
         self.section();
         self.line(&format!("Lease: {lease}"), None);
-        self.line(&format!("Ends:  by {}", super::lease::rings(cost.rings)), None);
+        let [cloud, host] =
+            [cost.rings.cloud_clock, cost.rings.host_timer].map(|has| Ring::recorded(has, until.is_some()));
+        self.line(&format!("Ends:  by {}", super::lease::rings(cloud, host)), None);
         if let (Some(per_hour), Some(worst)) = (&cost.per_hour, &cost.worst_case) {
             let now = until.is_some();
             let end = until.unwrap_or_else(|| "the lease ends".to_owned());
