@@ -189,10 +189,13 @@ impl StepRunner for RealSteps {
             resume: task.resume,
             log: StepLog::new(&self.logs, &task.step.id),
         };
-        match task.step.action {
+        let result = match task.step.action {
             Action::Forget => steps::forget(&context).await,
             _ => steps::run(&context).await,
-        }
+        };
+        // Before the outcome is journaled: a recorded failure has its log.
+        context.log.sync();
+        result
     }
 }
 

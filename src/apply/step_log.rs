@@ -39,6 +39,14 @@ impl StepLog {
         drop(open.write(&self.path));
     }
 
+    /// Makes what was written durable; a log that cannot be synced must not fail the step.
+    pub fn sync(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &open.file {
+            drop(crate::world::fs::sync(file, &self.path));
+        }
+    }
+
     /// Appends a line.
     pub fn line(&self, line: &str) {
         self.bytes(format!("{line}\n").as_bytes());
@@ -58,5 +66,43 @@ impl Open {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::world::fs::faults::{self, Change, Disk};
+
+    /// Remembers which files were made durable.
+    #[derive(Debug, Default)]
+    struct Synced(Vec<PathBuf>);
+
+    impl Disk for Synced {
+        fn change(&mut self, change: Change<'_>) -> io::Result<()> {
+            if let Change::Sync(path) = change {
+                self.0.push(path.to_owned());
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_is_synced_once_and_one_that_was_never_written_is_not_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = |step| StepLog::new(folder.path(), &StepId::from_text(step));
+        let (written, silent) = (log("build/a"), log("build/b"));
+        let synced = Rc::new(RefCell::new(Synced::default()));
+        let disk: Rc<RefCell<dyn Disk>> = Rc::<RefCell<Synced>>::clone(&synced);
+        let _guard = faults::set(disk);
+        written.line("one");
+        written.line("two");
+        written.sync();
+        silent.sync();
+        assert_eq!(synced.borrow().0, [written.path()]);
+        assert!(!crate::world::fs::exists(silent.path()));
     }
 }

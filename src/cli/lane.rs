@@ -385,7 +385,20 @@ pub(super) async fn execute_with(
 
 /// Turns what came of a run into the verb's outcome.
 pub(super) fn judge(session: &SharedSession, summary: &RunSummary) -> Result<(), Failure> {
-    let lane = session.dir().lane();
+    verdict(&session.record(), summary)
+}
+
+/// Says what a run that was cut off left in doubt and may be paid for, if anything.
+fn unsettled(record: &Record) -> Option<&'static str> {
+    if record.in_doubt.contains_key(&plan::Work::Destroy.id()) {
+        return Some("nobody knows whether its host is gone");
+    }
+    let is_in_doubt = record.host.as_ref().is_some_and(|host| host.id.is_none());
+    is_in_doubt.then_some("nobody knows whether its host was made")
+}
+
+fn verdict(record: &Record, summary: &RunSummary) -> Result<(), Failure> {
+    let lane = &record.lane;
     if summary.failed.iter().any(|failed| failed.may_cost) {
         return Err(Failure::new(Kind::MayCost, format!("lane `{lane}`: something may still cost money"))
             .hint(format!("run `lane destroy {lane}` again")));
@@ -397,6 +410,15 @@ pub(super) fn judge(session: &SharedSession, summary: &RunSummary) -> Result<(),
         } else {
             format!("lane `{lane}` was stopped; {} goes on on the host", going_on.join(", "))
         };
+        if let Some(why) = unsettled(record) {
+            return Err(Failure::new(
+                Kind::MayCost,
+                format!("{message}; {why}, so something may still cost money"),
+            )
+            .hint(format!(
+                "`lane destroy {lane}` settles it and leaves nothing, `lane apply` settles it and goes on"
+            )));
+        }
         return Err(Failure::new(Kind::Step, message)
             .hint("`lane apply` goes on from here, `lane destroy` takes the host down"));
     }
@@ -407,7 +429,7 @@ pub(super) fn judge(session: &SharedSession, summary: &RunSummary) -> Result<(),
             message.extend([format!(", {} steps not run", summary.not_run.len())]);
         }
         let failure = crate::error::of_step(&first.error, message);
-        return Err(match session.record().host {
+        return Err(match &record.host {
             Some(host) if host.address.is_some() => failure
                 .hint(format!("the host is up for a look until {}: `lane ssh {lane}`", host.expires_at))
                 .hint(format!("mend it and run `lane apply` again, or `lane destroy {lane}`")),
@@ -440,4 +462,49 @@ pub(super) fn agree(context: &Context, yes: bool, question: &str) -> Result<(), 
 /// Returns the absolute form of a spec's path as given.
 pub(super) fn spec_path(context: &Context, target: &str) -> PathBuf {
     context.world.cwd().join(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Digest, Fingerprint, Work};
+    use crate::provider::{HostId, Lineage, Region, Sku};
+    use crate::state::{HostRecord, InDoubt};
+
+    #[test]
+    fn a_stopped_run_that_leaves_a_create_or_destroy_in_doubt_may_cost() {
+        let mut record = Record::new("demo", Lineage::fixed("01j00000000000000000000000"));
+        let stopped = RunSummary { stopped: true, ..RunSummary::default() };
+        let code = |record: &Record| {
+            let failure = verdict(record, &stopped).unwrap_err();
+            assert!(!failure.hints.is_empty(), "{failure}");
+            failure.kind.exit_code()
+        };
+        assert_eq!(code(&record), 5, "nothing was made");
+        record.host = Some(HostRecord {
+            id: Some(HostId::fixed("h1")),
+            provider: "nspawn".to_owned(),
+            scope: None,
+            provider_config: serde_json::Value::Null,
+            sku: Sku::fixed("container"),
+            region: Region::fixed("local"),
+            image: "debian-13".to_owned(),
+            user: "mvm".to_owned(),
+            address: None,
+            ssh_port: 22,
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            expires_at: jiff::Timestamp::UNIX_EPOCH,
+            fingerprint: Fingerprint(Digest::of(b"")),
+            user_data: Digest::of(b""),
+            tainted: None,
+        });
+        assert_eq!(code(&record), 5, "the host is up");
+        record.host.as_mut().unwrap().id = None;
+        assert_eq!(code(&record), 7, "a create is in doubt");
+        record.host.as_mut().unwrap().id = Some(HostId::fixed("h1"));
+        let fingerprint = Fingerprint(Digest::of(b""));
+        let doubt = InDoubt { fingerprint, at: jiff::Timestamp::UNIX_EPOCH, run: None, token: None };
+        record.in_doubt.insert(Work::Destroy.id(), doubt);
+        assert_eq!(code(&record), 7, "a destroy is in doubt");
+    }
 }

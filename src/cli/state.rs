@@ -12,6 +12,7 @@ use crate::plan::{Digest, Fingerprint, StepId};
 use crate::provider::{ClientToken, Host, Lineage};
 use crate::spec::{ProviderSpec, Spec};
 use crate::state::{HostRecord, JournalEvent, LaneDir, Record, SharedSession, StateError};
+use crate::transport::LaneKeys;
 
 /// Care for a lane's recorded state.
 #[derive(Debug, Args)]
@@ -92,11 +93,20 @@ struct RepairArgs {
     #[arg(value_name = "LANE")]
     target: String,
     /// The lineage, where no file names it any more; `lane list --cloud --format json` shows it.
-    #[arg(long, value_name = "LINEAGE")]
-    lineage: Option<String>,
+    #[arg(long, value_name = "LINEAGE", value_parser = whole_lineage)]
+    lineage: Option<Lineage>,
     /// Say what could be made again, and change nothing.
     #[arg(long)]
     dry_run: bool,
+}
+
+/// A shortened lineage would name a host that no listing could ever be asked for.
+fn whole_lineage(text: &str) -> Result<Lineage, String> {
+    let text = text.to_ascii_lowercase();
+    match ulid::Ulid::from_string(&text) {
+        Ok(_) => Ok(Lineage::new(text)),
+        Err(_) => Err("it has 26 characters; `lane list --cloud --format json` shows it whole".to_owned()),
+    }
 }
 
 pub(super) async fn run(context: &Context, args: &StateArgs) -> Result<u8, Failure> {
@@ -225,37 +235,65 @@ fn forget(context: &Context, args: &ForgetArgs) -> Result<u8, Failure> {
 async fn adopt(context: &Context, args: &AdoptArgs) -> Result<u8, Failure> {
     let spec = load_spec(context, std::path::Path::new(&args.spec))?;
     let dir = LaneDir::new(&context.state_root, spec.name.as_str());
-    let session = dir.open(&context.world, "state adopt")?;
-    let record = session.record();
-    if let Some(id) = record.host.as_ref().and_then(|host| host.id.as_ref()) {
+    // Nothing is opened yet: a look must leave no folder behind.
+    let recorded = dir.load()?;
+    if let Some(record) = &recorded
+        && let Some(id) = record.host.as_ref().and_then(|host| host.id.as_ref())
+    {
         return Err(Failure::new(Kind::Usage, format!("lane `{}` has host {id} already", record.lane))
             .hint(format!("`lane state forget {} --host` first, if that one is not meant", record.lane)));
     }
-    let hosts = hosts_of(context, &spec.provider, &record).await?;
-    let ids: Vec<&str> = hosts.iter().map(|host| host.id.as_str()).collect();
-    let host = match (&args.id, hosts.as_slice()) {
-        (_, []) => {
-            return Err(Failure::new(Kind::Usage, format!("no host carries the label {}", record.label()))
-                .hint("`lane list --cloud` shows what does; a lost lineage comes back with `lane state repair --lineage`"));
+    let (hosts, carried) = match recorded.filter(|record| !record.is_unused()) {
+        Some(record) => {
+            (hosts_of(context, &spec.provider, &record).await?, format!("the label {}", record.label()))
         }
-        (Some(id), hosts) => hosts.iter().find(|host| host.id.as_str() == id).ok_or_else(|| {
-            Failure::new(Kind::Usage, format!("{id} does not carry the label; {} do", ids.join(", ")))
-        })?,
-        (None, [host]) => host,
-        (None, _) => {
-            return Err(Failure::new(Kind::Usage, format!("{} carry the label", ids.join(", ")))
-                .hint("name the one to keep; the others have to go before `lane apply` goes on"));
-        }
+        // No host carries a lineage that was never used: the name is all there is to go by.
+        None => (hosts_named(context, &spec).await?, format!("the name of lane `{}`", spec.name)),
     };
+    let host = choose(&hosts, args.id.as_deref(), &carried)?;
+    context.ui.note(&format!("Host {} carries {carried}; its lineage is {}.", host.id, host.label.lineage));
     if args.dry_run {
-        context.ui.line(&format!("Would record host {} as that of lane `{}`.", host.id, record.lane));
+        context.ui.line(&format!("Would record host {} as that of lane `{}`.", host.id, spec.name));
         return Ok(0);
+    }
+    let session = dir.open_as(&context.world, "state adopt", Some(&host.label.lineage))?;
+    let record = session.record();
+    if record.label() != host.label || record.host.as_ref().is_some_and(|host| host.id.is_some()) {
+        return Err(Failure::new(Kind::Locked, format!("the state of lane `{}` moved meanwhile", spec.name))
+            .hint("run it again"));
     }
     record_host(context, &session, &spec, host).await?;
     session.set_spec_path(spec.source_map.path());
     session.checkpoint()?;
     context.ui.line(&format!("Recorded host {}. `lane plan {}` shows what it lacks.", host.id, args.spec));
     Ok(0)
+}
+
+/// Picks the one host that is meant.
+fn choose<'a>(hosts: &'a [Host], id: Option<&str>, carried: &str) -> Result<&'a Host, Failure> {
+    let ids: Vec<&str> = hosts.iter().map(|host| host.id.as_str()).collect();
+    match (id, hosts) {
+        (_, []) => Err(Failure::new(Kind::Usage, format!("no host carries {carried}")).hint(
+            "`lane list --cloud` shows what is there; a lost lineage comes back with `lane state repair --lineage`",
+        )),
+        (Some(id), hosts) => hosts.iter().find(|host| host.id.as_str() == id).ok_or_else(|| {
+            Failure::new(Kind::Usage, format!("host {id} does not carry {carried}"))
+                .hint(format!("these do: {}", ids.join(", ")))
+        }),
+        (None, [host]) => Ok(host),
+        (None, _) => Err(Failure::new(Kind::Usage, format!("several hosts carry {carried}: {}", ids.join(", ")))
+            .hint("name the one to keep; the others have to go before `lane apply` goes on")),
+    }
+}
+
+/// Finds the hosts of every lane of this name, whatever its lineage.
+async fn hosts_named(context: &Context, spec: &Spec) -> Result<Vec<Host>, Failure> {
+    let (provider, entry) = connect(context, &spec.provider)?;
+    let (place, abort) = (Place { entry, provider }, tokio_util::sync::CancellationToken::new());
+    let found = place.cloud(context, &abort).find_owned().await;
+    let mut hosts = found.map_err(|error| of_step(&error, error.to_string()))?;
+    hosts.retain(|host| host.label.lane == spec.name.as_str());
+    Ok(hosts)
 }
 
 async fn hosts_of(context: &Context, provider: &ProviderSpec, record: &Record) -> Result<Vec<Host>, Failure> {
@@ -297,13 +335,27 @@ async fn record_host(
     if let Some(address) = host.address {
         session.append(JournalEvent::HostAddressed { address, ssh_port: host.ssh_port })?;
     }
+    if !LaneKeys::are_there(&session.dir().keys()) {
+        let why = "its SSH keys are lost, so nobody can get in as lane did".to_owned();
+        context.ui.warn(&format!(
+            "host {}: {why}; `lane apply` replaces it, `lane destroy` takes it down",
+            host.id
+        ));
+        session.append(JournalEvent::HostTainted { why })?;
+    }
     Ok(())
 }
 
 async fn repair(context: &Context, args: &RepairArgs) -> Result<u8, Failure> {
-    let dir = folder(context, &args.target)?;
-    let lineage = args.lineage.as_ref().map(Lineage::new);
-    let findings = if args.dry_run { dir.examine()? } else { dir.repair(&context.world, lineage)? };
+    let dir = match &args.lineage {
+        // With it a record can be made where there is not even a folder.
+        Some(_) if crate::spec::Name::new(&args.target).is_ok() && !is_path(&args.target) => {
+            LaneDir::new(&context.state_root, &args.target)
+        }
+        _ => folder(context, &args.target)?,
+    };
+    let lineage = args.lineage.as_ref();
+    let findings = if args.dry_run { dir.examine(lineage)? } else { dir.repair(&context.world, lineage)? };
     for note in &findings.notes {
         context.ui.line(note);
     }
@@ -312,14 +364,23 @@ async fn repair(context: &Context, args: &RepairArgs) -> Result<u8, Failure> {
             .hint("`lane list --cloud SPEC --format json` shows lineages; then `lane state repair --lineage LINEAGE`")
             .hint("with no host there, remove the folder: the next plan begins anew"));
     };
+    if let Some(lineage) = lineage.filter(|lineage| **lineage != record.lineage) {
+        context.ui.warn(&format!("{lineage} does not count: the files name lineage {}", record.lineage));
+    }
     if findings.is_intact {
         context.ui.line("Nothing to repair.");
         return Ok(0);
     }
     if args.dry_run {
-        let host =
-            record.host.as_ref().map_or_else(|| "no host".to_owned(), |host| format!("host {:?}", host.id));
-        context.ui.line(&format!("Would record serial {} with {host}.", record.serial + 1));
+        let host = record
+            .host
+            .as_ref()
+            .map_or("no host", |host| host.id.as_ref().map_or("a host in doubt", |id| id.as_str()));
+        context.ui.line(&format!(
+            "Would record lineage {}, serial {}, with {host}.",
+            record.lineage,
+            record.serial + 1
+        ));
         return Ok(0);
     }
     context.ui.line(&format!("Repaired: lane `{}` is at serial {}.", record.lane, record.serial));

@@ -49,6 +49,11 @@ impl Record {
         }
     }
 
+    /// Tells whether nothing but a look was ever done in this lane: then no host carries its lineage.
+    pub fn is_unused(&self) -> bool {
+        self.serial == 0
+    }
+
     /// Returns the label that the lane's host carries.
     pub fn label(&self) -> Label {
         Label { lane: self.lane.clone(), lineage: self.lineage.clone() }

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use super::journal::{self, Entry, JournalEvent, replay};
-use super::lock::LockGuard;
 use super::record::Record;
 use super::store::{LaneDir, StateError, numbered, read, read_record, write_json};
 use crate::provider::Lineage;
@@ -31,10 +30,10 @@ struct Readable {
 }
 
 impl LaneDir {
-    /// Reads what is left of the lane's files; changes nothing.
+    /// Reads what is left of the lane's files, and begins anew with the lineage where they name none; changes nothing.
     ///
     /// An error means that a newer `lane` wrote them, or that they cannot be read at all.
-    pub fn examine(&self) -> Result<Findings, StateError> {
+    pub fn examine(&self, lineage: Option<&Lineage>) -> Result<Findings, StateError> {
         let mut findings = Findings { record: None, notes: vec![], is_intact: false, aside: vec![] };
         match self.load() {
             Ok(Some(record)) => {
@@ -54,7 +53,13 @@ impl LaneDir {
             findings.notes.push("no record is left: it is made again from the journal".to_owned());
             base = Some(Record::new(self.lane(), lineage));
         }
-        let Some(mut record) = base else { return Ok(findings) };
+        let Some(mut record) = base else {
+            if let Some(lineage) = lineage {
+                findings.notes.push(format!("the record begins anew, with lineage {lineage}"));
+                findings.record = Some(Record::new(self.lane(), lineage.clone()));
+            }
+            return Ok(findings);
+        };
         self.catch_up(&mut record, &mut findings)?;
         if let Some(journal) = journal {
             if journal.lineage.as_ref() != Some(&record.lineage) {
@@ -78,14 +83,15 @@ impl LaneDir {
     }
 
     /// Makes the record anew and moves what is damaged aside; with nothing readable it needs the lineage.
-    pub fn repair(&self, world: &World, lineage: Option<Lineage>) -> Result<Findings, StateError> {
-        let _lock = LockGuard::acquire(self.path(), world, "state repair")?;
-        let mut findings = self.examine()?;
+    pub fn repair(&self, world: &World, lineage: Option<&Lineage>) -> Result<Findings, StateError> {
+        // Without a lineage, what is not there cannot be repaired, and a look leaves no folder.
+        if lineage.is_none() && !fs::exists(self.path()) {
+            return self.examine(None);
+        }
+        let _lock = self.lock(world, "state repair")?;
+        let mut findings = self.examine(lineage)?;
         if findings.is_intact {
             return Ok(findings);
-        }
-        if findings.record.is_none() {
-            findings.record = lineage.map(|lineage| Record::new(self.lane(), lineage));
         }
         let Some(record) = &mut findings.record else { return Ok(findings) };
         // A plan that was made on the damaged state must not pass for one of this.
@@ -256,7 +262,7 @@ mod tests {
             let (_temp, lane, record) = lived();
             put(&lane, "state.json", bytes);
             assert!(lane.load().is_err(), "{name}");
-            let dry = lane.examine().unwrap();
+            let dry = lane.examine(None).unwrap();
             assert_eq!(steps(&dry.record.unwrap()), steps(&record), "{name}");
             assert!(lane.load().is_err(), "{name}: a look changed something");
             lane.repair(&world(), None).unwrap();
@@ -309,8 +315,19 @@ mod tests {
         }
         let findings = lane.repair(&world(), None).unwrap();
         assert!(findings.record.is_none() && !findings.is_intact);
-        lane.repair(&world(), Some(Lineage::fixed("01j00000000000000000000000"))).unwrap();
+        lane.repair(&world(), Some(&Lineage::fixed("01j00000000000000000000000"))).unwrap();
         assert_eq!(lane.load().unwrap().unwrap().lineage.as_str(), "01j00000000000000000000000");
+    }
+
+    #[test]
+    fn a_lost_folder_is_made_again_for_a_lineage_and_not_by_a_look() {
+        let (_temp, lane) = lane();
+        let lineage = Lineage::fixed("01j00000000000000000000000");
+        assert_eq!(lane.examine(Some(&lineage)).unwrap().record.unwrap().lineage, lineage);
+        assert!(lane.repair(&world(), None).unwrap().record.is_none());
+        assert!(!fs::exists(lane.path()));
+        lane.repair(&world(), Some(&lineage)).unwrap();
+        assert_eq!(lane.load().unwrap().unwrap().lineage, lineage);
     }
 
     #[test]

@@ -322,15 +322,25 @@ impl LaneDir {
             return Ok(record);
         }
         let _lock = self.lock(world, "plan")?;
-        self.init(world).map(|loaded| loaded.record)
+        self.init(world, None).map(|loaded| loaded.record)
     }
 
     /// Takes the lock and makes the lane ready for writing; a new lane gets its lineage.
     pub fn open(&self, world: &World, verb: &str) -> Result<SharedSession, StateError> {
+        self.open_as(world, verb, None)
+    }
+
+    /// Does the same, but a lane that nothing was done in yet gets this lineage, which a host carries already.
+    pub fn open_as(
+        &self,
+        world: &World,
+        verb: &str,
+        lineage: Option<&Lineage>,
+    ) -> Result<SharedSession, StateError> {
         let lock = self.lock(world, verb)?;
         make_folder(&self.logs())?;
         self.clean(world);
-        let loaded = self.init(world)?;
+        let loaded = self.init(world, lineage)?;
         let mut session = Session {
             dir: self.clone(),
             world: world.clone(),
@@ -408,23 +418,28 @@ impl LaneDir {
         Ok(Some(text))
     }
 
-    fn lock(&self, world: &World, verb: &str) -> Result<LockGuard, StateError> {
+    pub(super) fn lock(&self, world: &World, verb: &str) -> Result<LockGuard, StateError> {
         make_folder(&self.path)?;
         LockGuard::acquire(&self.path, world, verb)
     }
 
     /// Reads the folder, or makes a lane in it; needs the lock.
-    fn init(&self, world: &World) -> Result<Loaded, StateError> {
-        if let Some(loaded) = self.read()? {
-            return Ok(loaded);
-        }
+    fn init(&self, world: &World, lineage: Option<&Lineage>) -> Result<Loaded, StateError> {
+        let lineage = match (self.read()?, lineage) {
+            (Some(loaded), Some(_)) if !loaded.record.is_unused() => return Ok(loaded),
+            (Some(loaded), None) => return Ok(loaded),
+            (_, Some(lineage)) => lineage.clone(),
+            (None, None) => {
+                let ulid = ulid::Ulid::from_datetime(system_time(world));
+                Lineage::new(ulid.to_string().to_ascii_lowercase())
+            }
+        };
         let ignore = self.root.join(".gitignore");
         if !fs::exists(&ignore) {
             fs::write_atomic(&ignore, b"*\n", fs::Mode::Public)
                 .map_err(|error| StateError::io("write", &ignore, error))?;
         }
-        let lineage = ulid::Ulid::from_datetime(system_time(world)).to_string().to_ascii_lowercase();
-        let record = Record::new(&self.lane, Lineage::new(lineage));
+        let record = Record::new(&self.lane, lineage);
         write_json(&self.record_path(), &record)?;
         let journal = if fs::exists(&self.journal_path()) {
             OnDisk::Live { next_seq: 0, whole: 0 }
@@ -740,6 +755,20 @@ pub(super) mod tests {
         let temp = tempfile::tempdir().unwrap();
         let lane = LaneDir::new(&temp.path().join("state"), "demo");
         (temp, lane)
+    }
+
+    #[test]
+    fn a_found_lineage_is_taken_over_until_something_was_done_under_another() {
+        let (_temp, lane) = lane();
+        let found = Lineage::fixed("01j00000000000000000000000");
+        let fresh = lane.load_or_init(&world()).unwrap().lineage;
+        assert_ne!(fresh, found);
+        let session = lane.open_as(&world(), "state adopt", Some(&found)).unwrap();
+        assert_eq!(session.record().lineage, found);
+        session.append(create("a")).unwrap();
+        drop(session);
+        let other = lane.open_as(&world(), "state adopt", Some(&fresh)).unwrap();
+        assert_eq!(other.record().lineage, found, "a host of that lineage may be there");
     }
 
     fn events() -> Vec<JournalEvent> {

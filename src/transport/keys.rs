@@ -37,6 +37,11 @@ pub struct LaneKeys {
 }
 
 impl LaneKeys {
+    /// Tells whether both pairs are in a folder; makes none.
+    pub fn are_there(dir: &Path) -> bool {
+        ["id_ed25519", "host_ed25519"].iter().all(|name| fs::exists(&dir.join(name)))
+    }
+
     /// Returns the keys in a folder, and makes those that are missing; `label` becomes their comment.
     ///
     /// A file that holds something else is an error: a key that a host may have been made with is never replaced.

@@ -49,7 +49,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: Mode) -> io::Result<()> {
 }
 
 /// Makes a file's bytes durable.
-fn sync(
+pub fn sync(
     file: &File,
     #[cfg_attr(not(test), expect(unused_variables, reason = "names the file to a test's disk"))] path: &Path,
 ) -> io::Result<()> {

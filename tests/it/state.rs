@@ -66,7 +66,32 @@ fn real_host_state_can_be_damaged_lost_forgotten_and_adopted_and_the_host_is_nev
     assert!(said.contains("--lineage"), "{said}");
     lab.run(&["state", "repair", lab.spec_arg(), "--lineage", lineage.as_str().unwrap()]).exits(0);
     assert_eq!(host_id(&lab), id);
+
+    // The whole folder is gone, and a plan gave birth to another lineage: the host is found by the lane's name.
+    std::fs::remove_dir_all(lab.state()).unwrap();
+    lab.run(&["state", "adopt", lab.spec_arg(), "--dry-run"]).exits(0);
+    assert!(!lab.state().exists(), "a look left a folder");
+    lab.run(&["plan", lab.spec_arg()]).exits(0);
+    let said = lab.run(&["state", "adopt", lab.spec_arg()]).exits(0).stderr;
+    assert!(said.contains("SSH keys are lost"), "{said}");
+    assert_eq!((host_id(&lab), lab.lineage8()), (id, lineage8));
     lab.destroy();
+}
+
+#[test]
+fn a_record_is_made_anew_for_a_lineage_where_there_is_no_folder() {
+    let lab = small("lost", 0).hostless();
+    let lineage = "01j00000000000000000000000";
+    let repair = |more: &[&str]| lab.run(&[&["state", "repair", "lost"], more].concat());
+    repair(&[]).exits(64);
+    assert!(repair(&["--lineage", "00000000"]).exits(64).stderr.contains("26 characters"));
+    let said = repair(&["--lineage", lineage, "--dry-run"]).exits(0).stdout;
+    assert!(said.contains(&format!("Would record lineage {lineage}")), "{said}");
+    assert!(!lab.state().exists(), "a dry run left a folder");
+    repair(&["--lineage", lineage]).exits(0);
+    assert_eq!(lab.run(&["show", "lost", "--format", "json"]).exits(0).json()["lineage"], lineage);
+    let said = repair(&["--lineage", "01j00000000000000000000001"]).exits(0);
+    assert!(said.stdout.contains("Nothing to repair") && said.stderr.contains("does not count"), "{said:?}");
 }
 
 #[test]
