@@ -48,7 +48,14 @@ pub(super) fn load_spec(context: &Context, path: &Path) -> Result<Spec, Failure>
     }
     spec::load(&context.world, &context.world.cwd().join(path)).map_err(|error| {
         let complaints = error.render(context.ui.colour_err);
-        Failure::new(Kind::Spec, format!("{} is not a valid spec\n{complaints}", path.display()))
+        let failure =
+            Failure::new(Kind::Spec, format!("{} is not a valid spec\n{complaints}", path.display()));
+        match error {
+            spec::LoadError::NotThere(_) => {
+                failure.hint("`lane init` writes one; a lane that has state is also known by its name")
+            }
+            _ => failure,
+        }
     })
 }
 
@@ -142,6 +149,7 @@ pub(super) fn connect(
     }
     let entry = provider::by_name(&provider.name).ok_or_else(|| {
         Failure::new(Kind::Provider, format!("this build of lane has no provider `{}`", provider.name))
+            .hint("use the version of lane that made the host, or a later one")
     })?;
     let (connected, _) = connect_over(&context.world, entry, &provider.config, Link::Network)?;
     Ok((connected, entry))

@@ -234,7 +234,11 @@ pub(super) fn warn(context: &Context) {
         let left = host.expires_at.duration_since(now);
         if left <= NEAR.max(host.expires_at.duration_since(host.created_at) / 10) {
             let lane = dir.lane();
-            let way = if left.is_positive() {
+            let way = if left.is_positive() && Rings::of(&host.provider).cloud_clock {
+                format!(
+                    "`lane lease extend {lane} --by 1h` moves it, where the cloud's own clock can be moved"
+                )
+            } else if left.is_positive() {
                 format!("`lane lease extend {lane} --by 1h` moves it")
             } else {
                 format!("`lane destroy {lane}` takes the host down if it is still there")

@@ -243,7 +243,9 @@ async fn adopt(context: &Context, args: &AdoptArgs) -> Result<u8, Failure> {
         return Err(Failure::new(Kind::Usage, format!("lane `{}` has host {id} already", record.lane))
             .hint(format!("`lane state forget {} --host` first, if that one is not meant", record.lane)));
     }
-    let (hosts, carried) = match recorded.filter(|record| !record.is_unused()) {
+    let recorded = recorded.filter(|record| !record.is_unused());
+    let by_name = recorded.is_none();
+    let (hosts, carried) = match recorded {
         Some(record) => {
             (hosts_of(context, &spec.provider, &record).await?, format!("the label {}", record.label()))
         }
@@ -251,6 +253,14 @@ async fn adopt(context: &Context, args: &AdoptArgs) -> Result<u8, Failure> {
         None => (hosts_named(context, &spec).await?, format!("the name of lane `{}`", spec.name)),
     };
     let host = choose(&hosts, args.id.as_deref(), &carried)?;
+    // Somebody else's lane may have the same name, and `apply` could replace their host.
+    if by_name && args.id.is_none() {
+        let made = host.created_at.map_or_else(String::new, |at| format!(", made {at}"));
+        let what =
+            format!("host {} carries {carried}{made}, but nothing here says that it is yours", host.id);
+        return Err(Failure::new(Kind::Usage, what)
+            .hint(format!("if it is: `lane state adopt {} {}`", args.spec, host.id)));
+    }
     context.ui.note(&format!("Host {} carries {carried}; its lineage is {}.", host.id, host.label.lineage));
     if args.dry_run {
         context.ui.line(&format!("Would record host {} as that of lane `{}`.", host.id, spec.name));

@@ -114,7 +114,10 @@ impl StateError {
             Self::Poisoned { .. } => {
                 Some("no step was started after the failed write: mend the disk and run it again".to_owned())
             }
-            Self::Io { .. } => None,
+            Self::Io { .. } => Some(
+                "see that the folder is there, is yours and has room, or name another: `--state-dir`, LANE_STATE_DIR"
+                    .to_owned(),
+            ),
             Self::Damaged { file, line, .. } => Some(way_out_of_damage(file, *line)),
         }
     }

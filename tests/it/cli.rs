@@ -139,6 +139,119 @@ fn damaged_state_is_an_error_that_names_the_file_and_is_kept() {
     std::fs::remove_file(lab.state().join("state.json")).unwrap();
 }
 
+/// Every verb that goes to a lane, on whichever fault: a code of its own, what is wrong, and a way out.
+#[test]
+fn every_verb_says_what_is_wrong_with_its_code_and_a_way_out() {
+    let of_lane = |target: &'static str| {
+        vec![
+            vec!["show", target],
+            vec!["status", target],
+            vec!["test", target],
+            vec!["destroy", target, "-y"],
+            vec!["ssh", target],
+            vec!["exec", target, "--", "true"],
+            vec!["lease", "show", target],
+            vec!["lease", "extend", target, "--by", "1h"],
+            vec!["state", "list", target],
+            vec!["state", "forget", target, "smoke"],
+        ]
+    };
+    let of_spec = |target: &'static str| {
+        vec![
+            vec!["validate", target],
+            vec!["plan", target],
+            vec!["plan", target, "--offline"],
+            vec!["graph", target],
+            vec!["apply", target, "-y"],
+            vec!["run", target],
+            vec!["destroy", target, "-y"],
+            vec!["state", "adopt", target],
+            vec!["sweep", target, "--expired", "--dry-run"],
+            vec!["list", "--cloud", target],
+        ]
+    };
+    let lab = small("wrong", 1).hostless();
+    lab.write("broken.yaml", "version: 1\nname: broken\nprovider: {name: nspwan}\n");
+    let mut wrong = vec![];
+    let mut fault = |name: &str, verbs: Vec<Vec<&str>>, code: &dyn Fn(&str) -> i32, says: &str| {
+        for verb in verbs {
+            let ran = lab.run(&verb);
+            let has_way_out = ran.stderr.contains("hint: ")
+                || ran.stderr.contains("help: ")
+                || ran.stderr.contains("did you mean");
+            if ran.code != code(verb[0]) || !ran.stderr.contains(says) || !has_way_out {
+                wrong.push(format!("{name}: {verb:?}: exit {}\n{}", ran.code, ran.stderr));
+            }
+        }
+    };
+    fault("no such lane", of_lane("nobody"), &|_| 64, "nobody");
+    fault("no such file", of_spec("nowhere.yaml"), &|_| 3, "nowhere.yaml");
+    fault("a wrong spec", of_spec("broken.yaml"), &|_| 3, "nspwan");
+    fault("no saved plan", vec![vec!["apply", "-y"]], &|_| 64, "plan");
+    let may_cost = |verb: &str| if verb == "destroy" { 7 } else { 1 };
+    lab.write("state/wrong/state.json", "{");
+    fault("damaged", of_lane("wrong"), &may_cost, "state.json");
+    std::fs::remove_file(lab.state().join("state.json")).unwrap();
+    lab.run(&["plan", lab.spec_arg()]).exits(0);
+    let held = std::fs::File::open(lab.state().join("lock")).unwrap();
+    held.lock().unwrap();
+    let writing = vec![
+        vec!["apply", lab.spec_arg(), "-y"],
+        vec!["run", lab.spec_arg()],
+        vec!["destroy", "wrong", "-y"],
+        vec!["state", "forget", "wrong", "smoke"],
+        vec!["state", "unlock", "wrong"],
+    ];
+    fault("locked", writing, &|_| 6, "locked");
+    drop(held);
+    lab.write("a-file", "");
+    let elsewhere = |verb: &[&'static str]| [&["--state-dir", "a-file"], verb].concat();
+    let verbs = [&["list"][..], &["show", "wrong"], &["apply", "wrong.yaml", "-y"], &["plan", "wrong.yaml"]];
+    fault("no folder for state", verbs.into_iter().map(elsewhere).collect(), &|_| 1, "a-file");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_lease_that_is_nearly_over_is_told_by_every_verb() {
+    let lab = small("near", 1).hostless();
+    lab.run(&["plan", lab.spec_arg()]).exits(0);
+    let mut record: serde_json::Value = serde_json::from_str(&lab.read("state/near/state.json")).unwrap();
+    let at = |minutes: i64| (jiff::Timestamp::now() + jiff::SignedDuration::from_mins(minutes)).to_string();
+    record["host"] = serde_json::json!({
+        "id": "lane-near-00000000", "provider": "nspawn", "scope": null, "provider_config": {}, "sku": "container",
+        "region": "local", "image": "debian-13", "user": "mvm", "address": null, "ssh_port": 22,
+        "created_at": at(-55), "expires_at": at(4), "fingerprint": "00", "user_data": "00", "tainted": null,
+    });
+    lab.write("state/near/state.json", &record.to_string());
+    let verbs: Vec<Vec<&str>> = vec![
+        vec!["validate", lab.spec_arg()],
+        vec!["plan", lab.spec_arg(), "--offline"],
+        vec!["plan", lab.spec_arg()],
+        vec!["graph", lab.spec_arg()],
+        vec!["apply", lab.spec_arg()],
+        vec!["status", "near"],
+        vec!["show", "near"],
+        vec!["list"],
+        vec!["list", "--cloud"],
+        vec!["test", "near"],
+        vec!["exec", "near", "--", "true"],
+        vec!["ssh", "near"],
+        vec!["logs", "smoke"],
+        vec!["lease", "show", "near"],
+        vec!["state", "list", "near"],
+        vec!["state", "show", "near"],
+        vec!["state", "forget", "near", "--host", "--dry-run"],
+        vec!["sweep", "--expired", "--dry-run"],
+        vec!["destroy", "near"],
+        vec!["run", lab.spec_arg()],
+    ];
+    for verb in verbs {
+        let said = lab.run(&verb).stderr;
+        assert!(said.contains("the lease of lane `near` ends in "), "{verb:?}: {said}");
+        assert!(said.contains("lane lease extend near"), "{verb:?}: {said}");
+    }
+}
+
 #[test]
 fn required_kvm_is_probed_though_no_probe_is_written() {
     let lab = Lab::new("gated", &SMALL.replace("kvm: none", "kvm: required"));

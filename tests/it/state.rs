@@ -69,10 +69,14 @@ fn real_host_state_can_be_damaged_lost_forgotten_and_adopted_and_the_host_is_nev
 
     // The whole folder is gone, and a plan gave birth to another lineage: the host is found by the lane's name.
     std::fs::remove_dir_all(lab.state()).unwrap();
-    lab.run(&["state", "adopt", lab.spec_arg(), "--dry-run"]).exits(0);
+    let name = id.as_str().unwrap();
+    lab.run(&["state", "adopt", lab.spec_arg(), name, "--dry-run"]).exits(0);
     assert!(!lab.state().exists(), "a look left a folder");
     lab.run(&["plan", lab.spec_arg()]).exits(0);
-    let said = lab.run(&["state", "adopt", lab.spec_arg()]).exits(0).stderr;
+    // The same name may be somebody else's.
+    let said = lab.run(&["state", "adopt", lab.spec_arg()]).exits(64).stderr;
+    assert!(said.contains(name) && said.contains("is yours"), "{said}");
+    let said = lab.run(&["state", "adopt", lab.spec_arg(), name]).exits(0).stderr;
     assert!(said.contains("SSH keys are lost"), "{said}");
     assert_eq!((host_id(&lab), lab.lineage8()), (id, lineage8));
     lab.destroy();
