@@ -8,7 +8,7 @@ use super::lane::{agree, connect, find_lane, is_path, load_spec, recorded_spec};
 use super::show::{self, ShowArgs};
 use crate::apply::cloud::check_scope;
 use crate::error::{Failure, Kind, of_step};
-use crate::plan::{Digest, Fingerprint, StepId};
+use crate::plan::{Digest, Fingerprint, StepId, Work};
 use crate::provider::{ClientToken, Host, Lineage};
 use crate::spec::{ProviderSpec, Spec};
 use crate::state::{HostRecord, JournalEvent, LaneDir, Record, SharedSession, StateError};
@@ -192,6 +192,10 @@ fn forget(context: &Context, args: &ForgetArgs) -> Result<u8, Failure> {
             )
             .hint("`lane apply` or `lane destroy` settles it first"));
         };
+        if record.in_doubt.contains_key(&Work::Destroy.id()) {
+            return Err(Failure::new(Kind::Usage, format!("the destroy of host {id} was begun"))
+                .hint("`lane destroy` finishes it and looks for what is left; nobody else would"));
+        }
         let what = format!("host {id} ({}) at {}", record.label(), host.provider);
         if args.dry_run {
             context.ui.line(&format!("Would forget {what} and all that was done on it."));
