@@ -17,7 +17,17 @@ fn texts(value: &serde_json::Value, into: &mut Vec<String>) {
 
 #[test]
 fn every_command_of_the_examples_is_understood() {
-    let lab = Lab::new("examples", "");
+    let mut lab = Lab::new("examples", "");
+    // Without credentials a cloud is not asked: what is understood is all that counts.
+    lab.set("HOME", lab.path().join("home").to_str().unwrap());
+    for (name, value) in [
+        ("LANE_KEYRING", "none"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+        ("GCE_METADATA_HOST", "127.0.0.1:9"),
+        ("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:9"),
+    ] {
+        lab.set(name, value);
+    }
     let mut seen = 0;
     for file in std::fs::read_dir(root().join("examples")).unwrap() {
         let path = file.unwrap().path();
