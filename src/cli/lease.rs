@@ -82,17 +82,14 @@ pub(super) async fn on_host(
     })
 }
 
-/// Words which rings are armed, by what cloud and host say.
+/// Tells how the rings stand, by what cloud and host say.
 pub(super) fn rings_seen(
     entry: &Entry,
     in_cloud: Option<Timestamp>,
     on_host: Option<&Result<Option<Timestamp>, String>>,
-) -> String {
+) -> [Ring; 2] {
     let host = on_host.map_or(Err(()), |seen| seen.as_ref().map(Option::is_some).map_err(|_| ()));
-    report::lease::rings(
-        Ring::seen(entry.cloud_clock, Ok(in_cloud.is_some())),
-        Ring::seen(entry.timer_stops_bill, host),
-    )
+    [Ring::seen(entry.cloud_clock, Ok(in_cloud.is_some())), Ring::seen(entry.timer_stops_bill, host)]
 }
 
 async fn show(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
@@ -132,10 +129,11 @@ async fn show(context: &Context, args: &ShowArgs) -> Result<u8, Failure> {
         Some(Ok(seen)) => line("on host", *seen),
         Some(Err(why)) => text.extend([format!("  on host  cannot be asked: {why}\n")]),
     }
-    text.extend([format!("  ends by  {}\n", rings_seen(entry, in_cloud, on_host.as_ref()))]);
+    let stand = rings_seen(entry, in_cloud, on_host.as_ref());
+    text.extend([format!("  ends by  {}\n", report::lease::rings(stand))]);
     if let Some(worst) = worst {
         let until = host.expires_at.to_string();
-        let vanish = report::lease::if_you_vanish(&worst.to_string(), &until, true, rings);
+        let vanish = report::lease::if_you_vanish(&worst.to_string(), &until, true, stand);
         text.extend([format!("  cost     {vanish}\n")]);
     }
     context.ui.out(&text);

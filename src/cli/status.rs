@@ -8,7 +8,7 @@ use super::lane::{connect, find_lane, look, recorded_spec};
 use super::{Context, Format, lease};
 use crate::error::{Failure, Kind};
 use crate::plan::{ObservedHost, Rings};
-use crate::report;
+use crate::report::{self, lease::Ring};
 use crate::spec::{self, ProviderSpec};
 
 /// Look at a lane's host and services now.
@@ -70,16 +70,14 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<u8, Fail
             format!("ends in {} min", left.as_secs() / 60)
         };
         text.extend([format!("  lease    {lease} ({})\n", host.expires_at)]);
-        let rings = Rings::of(&host.provider);
+        let mut rings = Ring::recorded(Rings::of(&host.provider), true);
         if let ObservedHost::Present(seen) = &observed.host {
             let on_host = match &observed.unreachable {
                 Some(why) => Some(Err(why.clone())),
                 None => lease::on_host(context, &dir, record.label(), &host, entry).await,
             };
-            text.extend([format!(
-                "  ends by  {}\n",
-                lease::rings_seen(entry, seen.expires_at, on_host.as_ref())
-            )]);
+            rings = lease::rings_seen(entry, seen.expires_at, on_host.as_ref());
+            text.extend([format!("  ends by  {}\n", report::lease::rings(rings))]);
         }
         if let Some(price) = spec::price(spec.as_ref(), entry, &host.sku, &host.region) {
             text.extend([format!("  price    {} per hour ({})\n", price.per_hour, price.source)]);

@@ -177,3 +177,39 @@ fn verdict(
             .hint("mend what is named above and run it again: what is gone already is no obstacle")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::apply::sweep::{self, What};
+    use crate::cli::inventory::Place;
+    use crate::provider::{HostId, Lineage, Link, by_name};
+    use crate::state::{LaneDir, Record};
+    use crate::world::{SystemClock, World};
+
+    #[test]
+    fn what_one_lock_guards_goes_one_after_the_other_and_the_rest_side_by_side() {
+        let world = World::fixed(Arc::new(SystemClock), BTreeMap::new(), PathBuf::from("/"));
+        let entry = by_name("nspawn").unwrap();
+        let provider: Arc<_> = (entry.connect)(&world, &json!({}), Link::Network).unwrap().into();
+        let found = |lane: Option<&str>| Found {
+            place: Place { entry, provider: Arc::clone(&provider) },
+            thing: sweep::Found {
+                what: What::Orphan { host: HostId::fixed("h"), parts: vec![] },
+                recorded: lane.map(|lane| {
+                    let record = Record::new(lane, Lineage::fixed("01j00000000000000000000000"));
+                    (LaneDir::new(Path::new("state"), lane), Box::new(record))
+                }),
+            },
+            spec: None,
+        };
+        let all = [Some("a"), None, Some("b"), Some("a"), None].map(found);
+        let chosen: Vec<&Found> = all.iter().collect();
+        let sizes: Vec<usize> = by_lane(&chosen).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [2, 1, 1, 1]);
+    }
+}

@@ -98,6 +98,9 @@ impl fmt::Display for Label {
     }
 }
 
+/// Bytes of a boot disk whose size no spec says.
+pub const DEFAULT_DISK: u64 = 50_000_000_000;
+
 /// Money in millionths of a currency's unit; never a float.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Money {

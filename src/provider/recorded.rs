@@ -34,6 +34,11 @@ impl Recorded {
         Arc::new(Self { rules: Mutex::new(rules), asked: Mutex::default() })
     }
 
+    /// Answers by this rule before all others.
+    fn first(&self, words: &'static str, answer: Response) {
+        self.rules.lock().unwrap().insert(0, (words, [answer].into()));
+    }
+
     /// Returns the requests in which all these words are.
     fn asked(&self, words: &str) -> Vec<String> {
         self.asked.lock().unwrap().iter().filter(|text| has(text, words)).cloned().collect()
@@ -423,7 +428,7 @@ mod aws {
         assert_eq!(wire.asked("&Action=RunInstances").len(), 1);
         // Nobody may look, and the refusal stands all the same.
         let wire = making(ok(kept!("aws/group_made.xml")), no_room());
-        wire.rules.lock().unwrap().insert(0, ("&Action=DescribeSubnets", vec![answer(403, "")].into()));
+        wire.first("&Action=DescribeSubnets", answer(403, ""));
         expect(create(&wire).await, "capacity", "InsufficientInstanceCapacity: No room.");
     }
 
@@ -956,7 +961,7 @@ mod azure {
         };
         let failed = |seen: Response, operation: Response| {
             let wire = making(made(), vec![seen]);
-            wire.rules.lock().unwrap().insert(0, ("GET Microsoft.Compute/locations", vec![operation].into()));
+            wire.first("GET Microsoft.Compute/locations", operation);
             wire
         };
         let mut silent = machine("Failed", "starting");
@@ -993,9 +998,9 @@ mod azure {
 
         let network = making(made(), vec![]);
         let refused = ended("PublicIPCountLimitReached", "Cannot create more than 10 public IP addresses.");
-        network.rules.lock().unwrap().insert(0, ("GET Microsoft.Network/locations", vec![refused].into()));
+        network.first("GET Microsoft.Network/locations", refused);
         let gone = ok(json!({"properties": {"provisioningState": "Failed"}}).to_string());
-        network.rules.lock().unwrap().insert(0, ("GET /publicIPAddresses/ip?", vec![gone].into()));
+        network.first("GET /publicIPAddresses/ip?", gone);
         expect(
             create(&network).await,
             "quota",

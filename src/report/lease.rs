@@ -28,13 +28,18 @@ impl Ring {
         }
     }
 
-    /// Tells how a ring stands by the record alone.
-    pub fn recorded(is_offered: bool, is_made: bool) -> Self {
-        match (is_offered, is_made) {
+    /// Tells how the cloud's clock and the host's timer stand by the record alone.
+    pub fn recorded(offered: Rings, is_made: bool) -> [Self; 2] {
+        [offered.cloud_clock, offered.host_timer].map(|is_offered| match (is_offered, is_made) {
             (false, _) => Self::Missing,
             (true, false) => Self::Offered,
             (true, true) => Self::Armed,
-        }
+        })
+    }
+
+    /// Tells whether the lease's end is the host's, as far as anybody knows.
+    fn ends_it(self) -> bool {
+        !matches!(self, Self::Missing | Self::Unarmed)
     }
 
     fn word(self, missing: &'static str) -> &'static str {
@@ -49,15 +54,15 @@ impl Ring {
 }
 
 /// Words what takes the host down when its lease ends: the cloud's clock, and the host's own timer.
-pub fn rings(cloud: Ring, host: Ring) -> String {
+pub fn rings([cloud, host]: [Ring; 2]) -> String {
     let (cloud, host) = (cloud.word("none"), host.word("none, powering off does not stop the bill"));
     format!("the cloud's clock ({cloud}), the host's timer ({host}), `lane sweep --expired` where it runs")
 }
 
 /// Words what a host costs that nobody looks after, until the end of its lease and beyond.
-pub fn if_you_vanish(worst: &str, until: &str, now: bool, rings: Rings) -> String {
+pub fn if_you_vanish(worst: &str, until: &str, now: bool, rings: [Ring; 2]) -> String {
     let now = if now { " now" } else { "" };
-    if rings.cloud_clock || rings.host_timer {
+    if rings.into_iter().any(Ring::ends_it) {
         format!("if you vanish{now} it costs at most {worst} until {until}")
     } else {
         format!("if you vanish{now} it costs {worst} until {until}, and goes on until a sweep finds it")
@@ -68,31 +73,36 @@ pub fn if_you_vanish(worst: &str, until: &str, now: bool, rings: Rings) -> Strin
 mod tests {
     use super::*;
 
+    fn offered(cloud_clock: bool, host_timer: bool) -> Rings {
+        Rings { cloud_clock, host_timer }
+    }
+
     #[test]
     fn nothing_is_called_armed_that_nobody_armed() {
-        let said = |cloud, host| rings(cloud, host);
-        let offered = said(Ring::recorded(true, false), Ring::recorded(false, false));
+        let before = rings(Ring::recorded(offered(true, false), false));
         assert!(
-            offered.contains("clock (armed by the create)") && offered.contains("timer (none,"),
-            "{offered}"
+            before.contains("clock (armed by the create)") && before.contains("timer (none,"),
+            "{before}"
         );
-        let looked = said(Ring::seen(true, Ok(false)), Ring::seen(true, Err(())));
+        let looked = rings([Ring::seen(true, Ok(false)), Ring::seen(true, Err(()))]);
         assert!(
             looked.contains("clock (NOT armed)") && looked.contains("timer (cannot be asked)"),
             "{looked}"
         );
-        let armed = said(Ring::recorded(true, true), Ring::seen(true, Ok(true)));
+        let armed = rings([Ring::recorded(offered(true, true), true)[0], Ring::seen(true, Ok(true))]);
         assert!(armed.contains("clock (armed)") && armed.contains("timer (armed)"), "{armed}");
         assert_eq!(Ring::seen(false, Ok(true)), Ring::Missing);
     }
 
     #[test]
     fn at_most_is_said_only_where_something_ends_it() {
-        let said = |cloud_clock, host_timer| {
-            if_you_vanish("1.00 EUR", "noon", true, Rings { cloud_clock, host_timer })
-        };
-        assert_eq!(said(true, false), "if you vanish now it costs at most 1.00 EUR until noon");
-        assert_eq!(said(false, true), said(true, false));
-        assert!(said(false, false).ends_with("goes on until a sweep finds it"));
+        let said = |rings| if_you_vanish("1.00 EUR", "noon", true, rings);
+        let by_record = |cloud, host| said(Ring::recorded(offered(cloud, host), true));
+        assert_eq!(by_record(true, false), "if you vanish now it costs at most 1.00 EUR until noon");
+        assert_eq!(by_record(false, true), by_record(true, false));
+        assert!(by_record(false, false).ends_with("goes on until a sweep finds it"));
+        // A timer that was seen not to be set ends nothing.
+        assert!(said([Ring::Missing, Ring::Unarmed]).ends_with("goes on until a sweep finds it"));
+        assert!(said([Ring::Missing, Ring::Unknown]).contains("at most"));
     }
 }

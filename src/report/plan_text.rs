@@ -202,13 +202,12 @@ impl Page {
         }
         self.section();
         self.line(&format!("Lease: {lease}"), None);
-        let [cloud, host] =
-            [cost.rings.cloud_clock, cost.rings.host_timer].map(|has| Ring::recorded(has, until.is_some()));
-        self.line(&format!("Ends:  by {}", super::lease::rings(cloud, host)), None);
+        let rings = Ring::recorded(cost.rings, until.is_some());
+        self.line(&format!("Ends:  by {}", super::lease::rings(rings)), None);
         if let (Some(per_hour), Some(worst)) = (&cost.per_hour, &cost.worst_case) {
             let now = until.is_some();
             let end = until.unwrap_or_else(|| "the lease ends".to_owned());
-            let vanish = super::lease::if_you_vanish(worst, &end, now, cost.rings);
+            let vanish = super::lease::if_you_vanish(worst, &end, now, rings);
             let expected = cost.expected.as_ref().map_or_else(String::new, |expected| {
                 format!("about {expected} for a cycle of {}; ", span(cost.cycle))
             });

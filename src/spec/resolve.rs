@@ -12,10 +12,9 @@ use super::raw::{RawAllowFrom, RawProbe, RawSpec, RawTimeouts, Table};
 use super::source_map::SourceMap;
 use super::text::{HostPath, Limit, LocalPath, NameText, OutputPath, ServiceName, VarName, VarValue};
 use crate::plan::Digest;
-use crate::provider::{Entry, Region, Sku};
+use crate::provider::{DEFAULT_DISK, Entry, Region, Sku};
 use crate::world::World;
 
-const DISK: u64 = 50_000_000_000;
 const TTL: Duration = Duration::from_hours(2);
 const USER: &str = "mvm";
 const SECRET_BYTES: u32 = 32;
@@ -41,7 +40,7 @@ pub(super) fn resolve(world: &World, source_map: SourceMap, raw: RawSpec, entry:
         sku: raw.sku.map_or_else(|| entry.default_sku.clone(), |sku| Sku::new(sku.0)),
         region,
         image: raw.image.map_or_else(|| entry.default_image.to_owned(), |image| image.0),
-        disk_bytes: raw.disk.map_or(DISK, |size| size.0),
+        disk_bytes: raw.disk.map_or(DEFAULT_DISK, |size| size.0),
         kvm: raw.kvm.unwrap_or(KvmNeed::Required),
         lease: Lease {
             ttl: raw.lease.ttl.map_or(TTL, |ttl| ttl.0),

@@ -211,24 +211,26 @@ fn every_verb_says_what_is_wrong_with_its_code_and_a_way_out() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A record's host that is not there, four minutes before its lease of an hour ends.
-fn recorded_host() -> serde_json::Value {
+/// Gives a lane a record with a host that is not there, four minutes before its lease of an hour ends.
+fn record_host(lab: &Lab) -> serde_json::Value {
+    lab.run(&["plan", lab.spec_arg()]).exits(0);
+    let file = format!("state/{}/state.json", lab.lane);
+    let mut record: serde_json::Value = serde_json::from_str(&lab.read(&file)).unwrap();
     let at = |minutes: i64| (jiff::Timestamp::now() + jiff::SignedDuration::from_mins(minutes)).to_string();
-    serde_json::json!({
+    record["host"] = serde_json::json!({
         "id": "lane-near-00000000", "provider": "nspawn", "scope": null, "provider_config": {}, "sku": "container",
         "region": "local", "image": "debian-13", "user": "mvm", "address": null, "ssh_port": 22,
         "created_at": at(-55), "expires_at": at(4), "fingerprint": "00", "user_data": "00", "tainted": null,
-    })
+    });
+    lab.write(&file, &record.to_string());
+    record
 }
 
 #[test]
 fn a_host_whose_destroy_was_begun_is_not_forgotten() {
     let lab = small("begun", 1).hostless();
-    lab.run(&["plan", lab.spec_arg()]).exits(0);
-    let mut record: serde_json::Value = serde_json::from_str(&lab.read("state/begun/state.json")).unwrap();
-    record["host"] = recorded_host();
+    let mut record = record_host(&lab);
     let forget = ["state", "forget", "begun", "--host", "--dry-run"];
-    lab.write("state/begun/state.json", &record.to_string());
     lab.run(&forget).exits(0);
     record["in_doubt"]["destroy/host"] = serde_json::json!(
         {"fingerprint": "00", "at": jiff::Timestamp::now().to_string(), "run": null, "token": null}
@@ -241,10 +243,7 @@ fn a_host_whose_destroy_was_begun_is_not_forgotten() {
 #[test]
 fn a_lease_that_is_nearly_over_is_told_by_every_verb() {
     let lab = small("near", 1).hostless();
-    lab.run(&["plan", lab.spec_arg()]).exits(0);
-    let mut record: serde_json::Value = serde_json::from_str(&lab.read("state/near/state.json")).unwrap();
-    record["host"] = recorded_host();
-    lab.write("state/near/state.json", &record.to_string());
+    record_host(&lab);
     let verbs: Vec<Vec<&str>> = vec![
         vec!["validate", lab.spec_arg()],
         vec!["plan", lab.spec_arg(), "--offline"],

@@ -19,8 +19,9 @@ use crate::provider::http::{
     self, CallError, Credentials, Dialect, Http, Link, Meaning, Request, Response, Secret, VendorError, Wire,
 };
 use crate::provider::{
-    Account, CreateRequest, Entry, Host, HostId, HostStatus, KvmSupport, Label, Lineage, Listed, Provider,
-    ProviderError, Quota, Region, Residue, Selector, Sku, config, operator_network, token_uuid,
+    Account, CreateRequest, DEFAULT_DISK, Entry, Host, HostId, HostStatus, KvmSupport, Label, Lineage,
+    Listed, Provider, ProviderError, Quota, Region, Residue, Selector, Sku, config, operator_network,
+    token_uuid,
 };
 use crate::world::{World, fs};
 
@@ -130,8 +131,10 @@ fn kvm(sku: &Sku) -> KvmSupport {
     }
 }
 
-/// What a disk of the default size takes.
-const DISK_GB: u64 = 50;
+/// Returns a size in the unit of Google's disks and quotas.
+fn gigabytes(bytes: u64) -> u64 {
+    bytes.div_ceil(1_000_000_000)
+}
 
 /// Returns the type of a SKU's boot disk: the newest families and bare metal take Hyperdisk alone.
 fn disk_type(sku: &Sku) -> &'static str {
@@ -846,7 +849,7 @@ impl Gcp {
                 "initializeParams": {
                     "sourceImage": image,
                     "description": description,
-                    "diskSizeGb": request.disk_bytes.div_ceil(1_000_000_000).to_string(),
+                    "diskSizeGb": gigabytes(request.disk_bytes).to_string(),
                     "diskType": format!("zones/{zone}/diskTypes/{}", disk_type(&request.sku)),
                     "labels": labels,
                 },
@@ -1182,7 +1185,7 @@ impl Provider for Gcp {
             // Limits on all disks of a kind: `pd-balanced` and `pd-ssd` share one.
             (
                 if disk_type(&Sku::new(sku)).starts_with("pd-") { "SSD_TOTAL_GB" } else { "HDB_TOTAL_GB" },
-                DISK_GB,
+                gigabytes(DEFAULT_DISK),
             ),
         ];
         let places = [
