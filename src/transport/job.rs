@@ -558,14 +558,18 @@ esac
     async fn a_limit_and_a_vanished_unit_are_told_apart() {
         let remote = LocalRemote::new();
         let mut slow = request("01a", "echo one; exec sleep 60");
-        slow.timeout = Duration::from_secs(1);
+        slow.timeout = Duration::from_secs(3);
         let (outcome, output) = run(&remote, &slow, JobStart::Fresh).await;
-        assert_eq!(outcome, JobOutcome::Killed { why: "its time of 1s is up".to_owned() });
+        assert_eq!(outcome, JobOutcome::Killed { why: "its time of 3s is up".to_owned() });
         assert_eq!(output, "one\n");
 
+        let remote = LocalRemote::new();
         let long = request("01b", "echo one; sleep 60");
+        let pid = remote.path("units/lane-build.mvmd.service/pid");
         let stop = async {
-            tokio::time::sleep(Duration::from_millis(700)).await;
+            while std::fs::read(&pid).unwrap_or_default().is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
             remote.call("systemctl", &["stop", "lane-build.mvmd.service"]).await;
         };
         let ((outcome, _), ()) = tokio::join!(run(&remote, &long, JobStart::Fresh), stop);

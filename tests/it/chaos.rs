@@ -234,13 +234,19 @@ fn real_host_killed_build_or_reboot_fails_the_step_with_its_log_and_the_next_app
     if !can_boot_hosts() {
         return;
     }
-    let lab = small("cut-short", 4);
+    let lab = small("cut-short", 15);
     for how in ["sudo pkill -9 -f '[b]uild.sh'", "sudo systemctl reboot"] {
         // A word in the source makes the build run anew.
         lab.write("web/word", how);
+        let log = || std::fs::read_to_string(lab.state().join("logs/build-web.log")).unwrap_or_default();
+        let before = log();
         let mut child = lab.spawn_apply();
         wait_for(&lab, &mut child, "build/web");
-        std::thread::sleep(Duration::from_millis(1_500));
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while !log()[before.len()..].contains("tick 5\n") {
+            assert!(Instant::now() < deadline, "{}", lab.read("apply.log"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
         lab.run(&["exec", &lab.lane, "--", "sh", "-c", how]);
         let status = child.wait().unwrap();
         assert_eq!(status.code(), Some(5), "{how}: {status}\n{}", lab.read("apply.log"));

@@ -202,7 +202,9 @@ fn real_host_gone_by_itself_is_made_anew() {
         .status()
         .unwrap();
     assert!(killed.success());
-    std::thread::sleep(Duration::from_millis(500));
+    while Lab::containers(&lineage8) > 0 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let plan = lab.run(&["plan", lab.spec_arg()]).exits(0).stdout;
     assert!(plan.contains("provision/host"), "{plan}");
     lab.apply().exits(0);

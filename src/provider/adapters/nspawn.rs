@@ -1485,7 +1485,7 @@ mod tests {
                 nft list tables; cat /proc/self/mountinfo; for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' <$f; echo; done 2>/dev/null";
             // A command of a destroy that was cut short may still be on its way out; that is nothing left.
             let mut left = Vec::new();
-            for _ in 0..50 {
+            for _ in 0..300 {
                 let seen = std::process::Command::new("sh").args(["-c", script]).output().unwrap().stdout;
                 let seen = String::from_utf8_lossy(&seen).into_owned();
                 let ours = |line: &&str| line.contains(self.label.lineage8());
@@ -1595,7 +1595,7 @@ mod tests {
         assert_eq!(host.fingerprint, Some(Fingerprint(Digest::of(b"x"))));
         let address = host.address.unwrap();
         while let Err(error) = ssh(&key, address, "true") {
-            assert!(begun.elapsed() < Duration::from_secs(30), "{error}");
+            assert!(begun.elapsed() < Duration::from_mins(2), "{error}");
             sleep(Duration::from_millis(50)).await;
         }
         println!("to ssh: {:.1?}", begun.elapsed());
@@ -1643,7 +1643,7 @@ mod tests {
         let _cut = ssh(&key, address, "sudo systemctl poweroff");
         let begun = Instant::now();
         while bench.only_host().await.status != HostStatus::Stopped {
-            assert!(begun.elapsed() < Duration::from_secs(30));
+            assert!(begun.elapsed() < Duration::from_mins(2));
             sleep(Duration::from_millis(100)).await;
         }
         let begun = Instant::now();
@@ -1682,8 +1682,11 @@ mod tests {
                     .success()
             );
         }
-        sleep(Duration::from_millis(200)).await;
-        assert_eq!(other.only_host().await.status, HostStatus::Stopped);
+        let begun = Instant::now();
+        while other.only_host().await.status != HostStatus::Stopped {
+            assert!(begun.elapsed() < Duration::from_mins(1));
+            sleep(Duration::from_millis(20)).await;
+        }
         other.provider.destroy(&second).await.unwrap();
         other.assert_nothing_is_left();
     }
@@ -1723,7 +1726,12 @@ mod tests {
         let test = std::thread::current().name().unwrap().to_owned();
         let told = format!("{} {}", bench.folder.path().display(), bench.label.lineage);
         let mut seen = BTreeSet::new();
-        for milliseconds in (4..300).step_by(9) {
+        // As long as a machine needs to see both a half-made host and a whole one, be it slow.
+        let all = |seen: &BTreeSet<&str>| seen.contains("half-made") && seen.contains("running");
+        for milliseconds in (4..6_000).step_by(9) {
+            if milliseconds > 300 && all(&seen) {
+                break;
+            }
             let mut maker = std::process::Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", &test])
                 .env(CREATE_IN, &told)
@@ -1766,10 +1774,7 @@ mod tests {
         bench.assert_nothing_is_left();
         assert_eq!(fs::list(bench.folder.path()).unwrap(), [] as [&str; 0]);
         println!("seen: {seen:?}");
-        assert!(
-            seen.contains("half-made") && seen.contains("running"),
-            "the kills came at one stage only: {seen:?}"
-        );
+        assert!(all(&seen), "the kills came at one stage only: {seen:?}");
     }
 
     #[tokio::test]
@@ -1799,12 +1804,16 @@ mod tests {
         let recipe = provider.recipe("debian-13").unwrap();
         let image = cache.path().join(recipe.name());
         let begun = image.with_extension("tmp").join("usr");
-        // The first one gives up, as a killed lane does, while the build goes on by itself.
-        let cut = tokio::time::timeout(Duration::from_secs(6), provider.image(&recipe)).await;
-        assert!(
-            cut.is_err() && fs::exists(&begun) && !fs::exists(&image),
-            "the build was not under way: {cut:?}"
-        );
+        // The first one gives up as soon as something is there, as a killed lane does; the build goes on by itself.
+        let under_way = async {
+            while !fs::exists(&begun) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            built = provider.image(&recipe) => panic!("it was not seen to be built: {built:?}"),
+            () = under_way => assert!(!fs::exists(&image)),
+        }
         let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
         let first = inode(&begun);
         let (one, two) = tokio::join!(provider.image(&recipe), provider.image(&recipe));
