@@ -109,25 +109,41 @@ pub struct Request {
     /// Headers beside those of the body; names in lower case. Their values may be secrets.
     pub headers: Vec<(String, Secret)>,
     once: bool,
+    /// Where in the source it is made: each such place has to be seen by a reviewer.
+    #[cfg(test)]
+    pub(crate) made_at: &'static std::panic::Location<'static>,
 }
 
 impl Request {
     /// Makes a request.
+    #[track_caller]
     pub fn new(method: Method, url: impl Into<String>) -> Self {
-        Self { method, url: url.into(), query: vec![], body: None, headers: vec![], once: false }
+        Self {
+            method,
+            url: url.into(),
+            query: vec![],
+            body: None,
+            headers: vec![],
+            once: false,
+            #[cfg(test)]
+            made_at: std::panic::Location::caller(),
+        }
     }
 
     /// Makes a request that changes nothing.
+    #[track_caller]
     pub fn get(url: impl Into<String>) -> Self {
         Self::new(Method::GET, url)
     }
 
     /// Makes a request that may be repeated unless it is sent [`once`](Self::once).
+    #[track_caller]
     pub fn post(url: impl Into<String>) -> Self {
         Self::new(Method::POST, url)
     }
 
     /// Makes a request that deletes, which may be repeated: gone is gone.
+    #[track_caller]
     pub fn delete(url: impl Into<String>) -> Self {
         Self::new(Method::DELETE, url)
     }

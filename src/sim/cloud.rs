@@ -69,6 +69,8 @@ pub(super) struct Weather {
     pub(super) network: u8,
     /// Refusals that no repeating mends: quota, capacity, expired credentials.
     pub(super) refusals: u8,
+    /// There is no room for any machine.
+    pub(super) is_full: bool,
 }
 
 /// What came of a call, for the checks on order.
@@ -317,6 +319,12 @@ impl Provider for Cloud {
             let mut ledger = self.ledger();
             ledger.check_create(request);
             let weather = ledger.weather;
+            if weather.is_full {
+                return Err(ProviderError::Capacity {
+                    provider: "example",
+                    message: "by the test".to_owned(),
+                });
+            }
             if ledger.happens(weather.refusals) {
                 return Err(ledger.refusal("create"));
             }

@@ -296,6 +296,7 @@ fn any_trial() -> impl Strategy<Value = Trial> {
         cloud,
         network,
         refusals,
+        is_full: false,
     });
     let disk = proptest::option::weighted(
         0.1,

@@ -345,7 +345,7 @@ fn any_op(rng: &mut Rng, points: u64) -> Op {
 fn any_trial(rng: &mut Rng, points: u64) -> Trial {
     let weather = match rng.u8(..3) {
         0 => Weather::default(),
-        _ => Weather { cloud: rng.u8(..35), network: rng.u8(..25), refusals: rng.u8(..6) },
+        _ => Weather { cloud: rng.u8(..35), network: rng.u8(..25), refusals: rng.u8(..6), is_full: false },
     };
     Trial {
         dies_at: (rng.u8(..3) != 0).then(|| rng.u64(..points)),

@@ -57,7 +57,7 @@ impl fmt::Display for Holder {
 #[derive(Debug)]
 pub struct LockGuard {
     holder: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl LockGuard {
@@ -68,12 +68,12 @@ impl LockGuard {
         let text = serde_json::to_vec(&Holder::current(world, verb)).map_err(std::io::Error::other);
         let written = text.and_then(|text| fs::write_atomic(&holder, &text, fs::Mode::Public));
         written.map_err(|error| StateError::io("write who holds the lock to", &holder, error))?;
-        Ok(Self { holder, _file: file })
+        Ok(Self { holder, file })
     }
 
     /// Tells whether the lock is free now.
     pub fn probe(dir: &Path) -> Result<(), StateError> {
-        lock(dir).map(drop)
+        lock(dir).map(|file| drop(file.unlock()))
     }
 }
 
@@ -96,6 +96,8 @@ impl Drop for LockGuard {
     fn drop(&mut self) {
         // Before the lock itself goes; a holder file that stays behind is replaced by the next holder.
         drop(fs::remove_file(&self.holder));
+        // Closing the file would leave the lock to a child that another thread is just starting.
+        drop(self.file.unlock());
     }
 }
 
@@ -142,6 +144,17 @@ mod tests {
         }
         fs::remove_file(&file).unwrap();
         assert_eq!(refused(dir.path()), None);
+    }
+
+    /// As a child has it between its fork and its exec.
+    #[test]
+    fn a_copy_of_the_open_file_does_not_keep_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let guard = LockGuard::acquire(dir.path(), &world(), "apply").unwrap();
+        let _copy = guard.file.try_clone().unwrap();
+        drop(guard);
+        LockGuard::probe(dir.path()).unwrap();
+        drop(LockGuard::acquire(dir.path(), &world(), "plan").unwrap());
     }
 
     #[test]

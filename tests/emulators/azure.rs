@@ -323,7 +323,29 @@ impl Azure {
         if let Some(group) = self.memory().groups.get_mut(group) {
             group.failed = failed;
         }
-        Ok(Response::json(201, &json!({"name": "host", "properties": {"provisioningState": "Creating"}})))
+        let creating = json!({"name": "host", "properties": {"provisioningState": "Creating"}});
+        let mut answer = Response::json(201, &creating);
+        if let Some(subscription) = request.url.split("/resourceGroups/").next() {
+            let operation = format!(
+                "{subscription}/providers/Microsoft.Compute/locations/here/operations/{group}?api-version=2021-04-01"
+            );
+            answer.headers.push(("azure-asyncoperation".to_owned(), operation));
+        }
+        Ok(answer)
+    }
+
+    /// Shows how the making of a group's machine ended; alone it knows why there is none.
+    fn operation(&self, group: &str) -> Response {
+        let failed = self.memory().groups.get(group).is_some_and(|group| group.failed);
+        Response::json(
+            200,
+            &if failed {
+                let why = json!({"code": "AllocationFailed", "message": "There is no room for this size."});
+                json!({"name": group, "status": "Failed", "error": why})
+            } else {
+                json!({"name": group, "status": "Succeeded"})
+            },
+        )
     }
 
     async fn machine(&self, group: &str) -> Answer {
@@ -348,10 +370,7 @@ impl Azure {
             if !found.failed {
                 return Ok(not_found(group));
             }
-            let status = json!({
-                "code": "ProvisioningState/failed/AllocationFailed", "level": "Error", "message": "Allocation failed.",
-            });
-            let properties = json!({"provisioningState": "Failed", "instanceView": {"statuses": [status]}});
+            let properties = json!({"provisioningState": "Failed"});
             return Ok(Response::json(
                 200,
                 &json!({"name": "host", "location": found.location, "properties": properties}),
@@ -489,6 +508,10 @@ impl Wire for Azure {
             return refuse(Refusal::Unauthorised);
         }
         let method = request.method.as_str();
+        // The address is the service's own affair, and in no description.
+        if let Some((_, group)) = path.split_once("/locations/here/operations/") {
+            return Ok(self.operation(group));
+        }
         if let Some((documents, bodies)) = &self.descriptions {
             let complaints = description::openapi(documents, bodies, method, path, &request.query, body);
             if !complaints.is_empty() {

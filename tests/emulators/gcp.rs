@@ -346,6 +346,22 @@ impl Gcp {
         }
     }
 
+    /// Answers as the service that each machine of Google's has.
+    fn metadata(request: &Request, path: &str) -> Response {
+        let text = |text: &str| Response { status: 200, headers: vec![], body: text.as_bytes().to_vec() };
+        match path.rsplit('/').next() {
+            _ if !request.headers.iter().any(|(name, _)| name == "metadata-flavor") => Response {
+                status: 403,
+                headers: vec![],
+                body: b"Missing Metadata-Flavor:Google header.".to_vec(),
+            },
+            Some("token") => Response::json(200, &json!({"access_token": "a-token", "expires_in": 3599})),
+            Some("email") => text("1234-compute@developer.gserviceaccount.com"),
+            Some("project-id") => text("my-project"),
+            _ => Response { status: 404, headers: vec![], body: vec![] },
+        }
+    }
+
     fn rules(&self, method: &str, name: Option<&str>, request: &Request, body: Option<&Value>) -> Response {
         let mut memory = self.memory();
         match (method, name, body) {
@@ -397,6 +413,10 @@ impl Wire for Gcp {
         if request.url.ends_with("/tokeninfo") {
             self.memory().requests.push(request.clone());
             return Ok(Response::json(200, &json!({"email": "operator@example.com"})));
+        }
+        if let Some((_, path)) = request.url.split_once("/computeMetadata/v1/") {
+            self.memory().requests.push(request.clone());
+            return Ok(Self::metadata(request, path));
         }
         let Some((_, path)) = request.url.split_once("/compute/v1/") else {
             self.memory().requests.push(request.clone());

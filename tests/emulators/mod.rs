@@ -152,6 +152,11 @@ pub(crate) fn credentials(provider: &str) -> &'static [&'static [(&'static str, 
                 ("LANE_AZURE_ENDPOINT", ""),
             ],
         ],
+        // Nobody asks an emulator's address with any of these.
+        "gcp" => &[
+            &[("CLOUDSDK_AUTH_ACCESS_TOKEN", "a-token"), ("LANE_GCP_ENDPOINT", "")],
+            &[("LANE_GCP_ENDPOINT", "")],
+        ],
         _ => &[],
     }
 }
