@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -9,9 +10,11 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use lane::plan::{Digest, Fingerprint};
 use lane::provider::http::{Body, Request, Response, Wire, WireError};
 use lane::provider::{
-    ClientToken, CreateRequest, Host, HostId, HostStatus, Label, Lineage, Provider, Region, Selector, Sku,
+    ClientToken, CreateRequest, Host, HostId, HostStatus, Label, Lineage, Provider, ProviderError, Region,
+    Selector, Sku,
 };
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{ADDRESS, Emulator, Refusal, description};
 
@@ -21,6 +24,21 @@ struct Group {
     name: String,
     tags: BTreeMap<String, String>,
     rules: BTreeSet<String>,
+}
+
+/// How long the cloud behind may hide a machine that it made.
+const HIDDEN: Duration = Duration::from_secs(12);
+
+/// Of an instance; every other one outlives its instance, and keeps its security group from being deleted.
+#[derive(Debug)]
+struct Interface {
+    region: String,
+    instance: String,
+    label: Label,
+    outlives: bool,
+    made: Instant,
+    /// Its instance is there.
+    is_used: bool,
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +52,7 @@ struct Memory {
     /// Asked to go.
     terminating: BTreeSet<String>,
     groups: BTreeMap<String, Group>,
+    interfaces: BTreeMap<String, Interface>,
     tokens: BTreeMap<String, (Vec<(String, String)>, String)>,
     requests: Vec<Request>,
     complaints: Vec<String>,
@@ -157,12 +176,16 @@ fn tag_set(tags: &BTreeMap<String, String>) -> Value {
     tags.iter().map(|(key, value)| json!({"key": key, "value": value})).collect()
 }
 
-fn tags_of(host: &Host) -> BTreeMap<String, String> {
-    let mut tags = BTreeMap::from([
+fn tags_of_label(label: &Label) -> BTreeMap<String, String> {
+    BTreeMap::from([
         ("managed-by".to_owned(), "lane".to_owned()),
-        ("lane".to_owned(), host.label.lane.clone()),
-        ("lineage".to_owned(), host.label.lineage.to_string()),
-    ]);
+        ("lane".to_owned(), label.lane.clone()),
+        ("lineage".to_owned(), label.lineage.to_string()),
+    ])
+}
+
+fn tags_of(host: &Host) -> BTreeMap<String, String> {
+    let mut tags = tags_of_label(&host.label);
     tags.extend(
         host.fingerprint.as_ref().map(|print| ("fingerprint".to_owned(), print.0.as_str().to_owned())),
     );
@@ -188,7 +211,22 @@ impl Aws {
             return place.clone();
         }
         let region = memory.asked_in.get(label).map_or(region, String::as_str).to_owned();
-        let place = (region, format!("i-{:017x}", memory.number()));
+        let number = memory.number();
+        let place = (region.clone(), format!("i-{number:017x}"));
+        let interface = Interface {
+            region,
+            instance: place.1.clone(),
+            label: label.clone(),
+            outlives: label
+                .lineage
+                .as_str()
+                .bytes()
+                .fold(number, |sum, byte| sum + u32::from(byte))
+                .is_multiple_of(2),
+            made: Instant::now(),
+            is_used: true,
+        };
+        memory.interfaces.insert(format!("eni-{number:017x}"), interface);
         memory.places.insert(id.clone(), place.clone());
         memory.labels.insert(place.1.clone(), label.clone());
         place
@@ -342,11 +380,7 @@ impl Aws {
         for owner in owners {
             let Some((region, instance)) = memory.places.get(&owner) else { continue };
             let Some(label) = memory.labels.get(instance) else { continue };
-            let tags = BTreeMap::from([
-                ("managed-by".to_owned(), "lane".to_owned()),
-                ("lane".to_owned(), label.lane.clone()),
-                ("lineage".to_owned(), label.lineage.to_string()),
-            ]);
+            let tags = tags_of_label(label);
             if *region == asked.region && asked.allows(&tags) {
                 shown.push(json!({
                     "volumeId": instance.replacen("i-", "vol-", 1), "size": "50", "status": "in-use",
@@ -377,6 +411,78 @@ impl Aws {
             Ok(()) => Ok(answer(&asked.action, &json!({"return": "true"}))),
             Err(failed) => refuse(Refusal::of(&failed)),
         }
+    }
+
+    /// Brings the interfaces up to date with the cloud behind.
+    async fn refresh_interfaces(&self) -> Result<(), ProviderError> {
+        let hosts = self.hosts.find(&Selector::Owned).await?;
+        let left = self.hosts.residue(&Selector::Owned).await?;
+        for host in &hosts {
+            self.place(&host.id, &host.label, host.region.as_str());
+        }
+        let mut memory = self.memory();
+        let there: BTreeSet<String> = hosts
+            .iter()
+            .map(|host| &host.id)
+            .chain(left.iter().map(|left| &left.host))
+            .filter_map(|id| Some(memory.places.get(id)?.1.clone()))
+            .collect();
+        let Memory { interfaces, terminating, .. } = &mut *memory;
+        interfaces.retain(|_, interface| {
+            let is_there = there.contains(&interface.instance);
+            // What is not listed may be hidden still.
+            let is_hidden = interface.made.elapsed() < HIDDEN && !terminating.contains(&interface.instance);
+            interface.is_used = is_there || is_hidden;
+            interface.is_used || interface.outlives
+        });
+        Ok(())
+    }
+
+    async fn interfaces(&self, asked: &Asked<'_>) -> Answer {
+        if let Err(failed) = self.refresh_interfaces().await {
+            return refuse(Refusal::of(&failed));
+        }
+        let memory = self.memory();
+        let ours = memory.interfaces.iter().filter(|(_, interface)| interface.region == asked.region);
+        let mut shown: Vec<Value> = ours
+            .map(|(id, interface)| (id, interface, tags_of_label(&interface.label)))
+            .filter(|(_, _, tags)| asked.allows(tags))
+            .map(|(id, interface, tags)| {
+                let mut shown = json!({
+                    "networkInterfaceId": id, "status": "available", "tagSet": tag_set(&tags),
+                });
+                if interface.is_used {
+                    shown["status"] = "in-use".into();
+                    shown["attachment"] = json!({"instanceId": interface.instance, "status": "attached"});
+                }
+                shown
+            })
+            .collect();
+        drop(memory);
+        shown.extend(self.strangers(
+            asked,
+            "eni-",
+            |id, tags| json!({"networkInterfaceId": id, "status": "available", "tagSet": tags}),
+        ));
+        Ok(answer(&asked.action, &json!({"networkInterfaceSet": shown})))
+    }
+
+    async fn delete_interface(&self, asked: &Asked<'_>) -> Answer {
+        if let Err(failed) = self.refresh_interfaces().await {
+            return refuse(Refusal::of(&failed));
+        }
+        let id = asked.get("NetworkInterfaceId");
+        let mut memory = self.memory();
+        Ok(match memory.interfaces.get(id) {
+            None => error(400, "InvalidNetworkInterfaceID.NotFound", "The interface does not exist"),
+            Some(interface) if interface.is_used => {
+                error(400, "InvalidNetworkInterface.InUse", "The interface is in use")
+            }
+            Some(_) => {
+                memory.interfaces.remove(id);
+                answer(&asked.action, &json!({"return": "true"}))
+            }
+        })
     }
 
     fn make_group(&self, asked: &Asked<'_>) -> Response {
@@ -448,20 +554,14 @@ impl Aws {
         let Some(group) = self.memory().groups.get(id).cloned() else {
             return Ok(error(400, "InvalidGroup.NotFound", "The security group does not exist"));
         };
-        let (hosts, left) =
-            (self.hosts.find(&Selector::Owned).await, self.hosts.residue(&Selector::Owned).await);
-        let (Ok(hosts), Ok(left)) = (hosts, left) else { return refuse(Refusal::Busy) };
+        if self.refresh_interfaces().await.is_err() {
+            return refuse(Refusal::Busy);
+        }
         let uses = |label: &Label| {
             let tag = |name: &str| group.tags.get(name).map(String::as_str);
             tag("lane") == Some(&label.lane) && tag("lineage") == Some(label.lineage.as_str())
         };
-        let memory = self.memory();
-        let is_left = left.iter().any(|left| {
-            let place = memory.places.get(&left.host);
-            place.and_then(|(_, instance)| memory.labels.get(instance)).is_some_and(uses)
-        });
-        drop(memory);
-        if is_left || hosts.iter().any(|host| uses(&host.label)) {
+        if self.memory().interfaces.values().any(|interface| uses(&interface.label)) {
             return Ok(error(400, "DependencyViolation", "resource has a dependent object"));
         }
         self.memory().groups.remove(id);
@@ -558,14 +658,8 @@ impl Wire for Aws {
                 one("instanceTypeSet", json!({"instanceType": kind, "vCpuInfo": {"defaultVCpus": cpus}}))
             }
             "DescribeImages" => one("imagesSet", json!({"imageId": "ami-1", "rootDeviceName": "/dev/sda1"})),
-            "DescribeNetworkInterfaces" => {
-                let shown = self.strangers(
-                    &asked,
-                    "eni-",
-                    |id, tags| json!({"networkInterfaceId": id, "status": "available", "tagSet": tags}),
-                );
-                Ok(answer(&asked.action, &json!({"networkInterfaceSet": shown})))
-            }
+            "DescribeNetworkInterfaces" => self.interfaces(&asked).await,
+            "DeleteNetworkInterface" => self.delete_interface(&asked).await,
             "RunInstances" => self.run(&asked).await,
             "DescribeInstances" => self.instances(&asked).await,
             "TerminateInstances" => self.terminate(&asked).await,
@@ -613,7 +707,9 @@ impl Emulator for Aws {
         let memory = self.memory();
         let made =
             memory.groups.iter().filter(|(id, _)| !memory.strangers.iter().any(|known| known.0 == **id));
-        made.map(|(id, group)| format!("security group {} {id}", group.name)).collect()
+        let groups = made.map(|(id, group)| format!("security group {} {id}", group.name));
+        let free = memory.interfaces.iter().filter(|(_, interface)| !interface.is_used);
+        groups.chain(free.map(|(id, _)| format!("network interface {id}"))).collect()
     }
 
     fn add_strangers(&self, ours: &Label) -> Vec<String> {

@@ -527,6 +527,7 @@ fn meaning(code: &str) -> Option<(Meaning, &'static str)> {
         | "DependencyViolation"
         | "IncorrectInstanceState"
         | "IncorrectState"
+        | "InvalidNetworkInterface.InUse"
         | "VolumeInUse" => (Meaning::Later, ""),
         "InvalidGroup.Duplicate" | "InvalidPermission.Duplicate" | "IdempotentParameterMismatch" => {
             (Meaning::Conflict, "")
