@@ -128,27 +128,53 @@ impl Wire for Stormy {
     }
 }
 
-/// Serves an emulator of a provider over containers, in good weather or in a storm.
-fn serve(provider: &'static str, folder: &Path, net: u8, storm: bool) -> Served {
+/// The way to a cloud that does as it is told and then says nothing, while it is `silent`, of a host made or deleted.
+#[derive(Debug)]
+struct Silent {
+    emulator: Arc<dyn Emulator>,
+    silent: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Wire for Silent {
+    async fn send(&self, request: &Request) -> Result<Response, WireError> {
+        let answer = self.emulator.send(request).await;
+        let is_change = request.url.contains("/instances") && request.method != "GET";
+        if is_change && self.silent.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        answer
+    }
+}
+
+/// What is between the program and the emulator.
+enum Way {
+    Good,
+    Stormy,
+    Silent(Arc<AtomicBool>),
+}
+
+/// Serves an emulator of a provider over containers.
+fn serve(provider: &'static str, folder: &Path, net: u8, way: Way) -> Served {
     let made = Arc::<AtomicUsize>::default();
     let hosts = Containers {
         nspawn: containers(folder, net),
-        lag: Duration::from_secs(if storm { 10 } else { 0 }),
+        lag: Duration::from_secs(if matches!(way, Way::Stormy) { 10 } else { 0 }),
         asked: Mutex::default(),
         seen_from: Mutex::default(),
         made: Arc::clone(&made),
     };
     let emulator = emulators::over(provider, Arc::new(hosts)).unwrap();
-    let wire: Arc<dyn Wire> = if storm {
-        Arc::new(Stormy {
+    let wire: Arc<dyn Wire> = match way {
+        Way::Good => Arc::<dyn Emulator>::clone(&emulator),
+        Way::Stormy => Arc::new(Stormy {
             emulator: Arc::clone(&emulator),
             provider,
             made: Arc::clone(&made),
             asked: AtomicU32::new(0),
             lost: AtomicBool::new(false),
-        })
-    } else {
-        Arc::<dyn Emulator>::clone(&emulator)
+        }),
+        Way::Silent(silent) => Arc::new(Silent { emulator: Arc::clone(&emulator), silent }),
     };
     let (address, runtime) = listen(wire);
     Served { address, emulator, made, _runtime: runtime }
@@ -261,7 +287,7 @@ fn whole_lane(provider: &'static str, net: u8) {
         return;
     }
     let mut lab = lab(provider);
-    let served = serve(provider, lab.path(), net, false);
+    let served = serve(provider, lab.path(), net, Way::Good);
     in_cloud(&mut lab, provider, &served);
     // Dropped before the cloud is, so that a test that fails can still take its host down.
     let lab = lab;
@@ -296,19 +322,24 @@ fn sealed_journals(lab: &Lab) -> String {
     files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
 }
 
+/// A small lane in a cloud.
+fn small_in(name: &str, provider: &str, keys: &str) -> Lab {
+    let lab = small(name, 0);
+    let spec = format!("{name}.yaml");
+    let text = lab.read(&spec);
+    let (start, end) = (text.find("provider:").unwrap(), text.find("kvm:").unwrap());
+    lab.write(&spec, &format!("{}provider: {{name: {provider}, {keys}}}\n{}", &text[..start], &text[end..]));
+    lab
+}
+
 /// A small lane in a cloud whose first create answer is lost, whose listing lags and that throttles; `killed`: also the
 /// process dies between the host's birth and the journal's word of it.
 fn survives_a_storm(provider: &'static str, keys: &str, net: u8, killed: bool) {
     if !can_boot_hosts() {
         return;
     }
-    let name = format!("storm-{provider}");
-    let mut lab = small(&name, 0);
-    let spec = format!("{name}.yaml");
-    let text = lab.read(&spec);
-    let (start, end) = (text.find("provider:").unwrap(), text.find("kvm:").unwrap());
-    lab.write(&spec, &format!("{}provider: {{name: {provider}, {keys}}}\n{}", &text[..start], &text[end..]));
-    let served = serve(provider, lab.path(), net, true);
+    let mut lab = small_in(&format!("storm-{provider}"), provider, keys);
+    let served = serve(provider, lab.path(), net, Way::Stormy);
     in_cloud(&mut lab, provider, &served);
     let lab = lab;
     if killed {
@@ -338,6 +369,53 @@ fn real_host_lane_in_aws_survives_lost_answers_and_lag_and_a_kill() {
 #[test]
 fn real_host_lane_in_azure_survives_lost_answers_and_lag() {
     survives_a_storm("azure", "subscription: 00000000-0000-0000-0000-000000000000", 97, false);
+}
+
+/// Starts a verb, waits until it waits for the cloud, and asks it twice to stop.
+fn stop_twice(lab: &Lab, args: &[&str], is_waiting: impl Fn() -> bool) -> String {
+    let said = lab.path().join("stopped.log");
+    let log = std::fs::File::create(&said).unwrap();
+    let mut child = lab.command(args).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_mins(2);
+    let mut until = |is_so: &dyn Fn() -> bool| {
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{args:?}: {}", lab.read("stopped.log"));
+            assert_eq!(child.try_wait().unwrap(), None, "{args:?}: {}", lab.read("stopped.log"));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let signal = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(signal.unwrap().success());
+    };
+    until(&is_waiting);
+    until(&|| lab.read("stopped.log").contains("Ctrl-C again returns at once"));
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(7), "{args:?}: {}", lab.read("stopped.log"));
+    lab.read("stopped.log")
+}
+
+#[test]
+fn real_host_ctrl_c_twice_while_the_cloud_is_silent_says_that_it_may_cost_and_the_next_run_looks() {
+    if !can_boot_hosts() {
+        return;
+    }
+    let mut lab = small_in("hasty", "gcp", "project: my-project, zone: us-central1-a");
+    let silent = Arc::new(AtomicBool::new(true));
+    let served = serve("gcp", lab.path(), 90, Way::Silent(Arc::clone(&silent)));
+    in_cloud(&mut lab, "gcp", &served);
+    let lab = lab;
+    let is_made = || served.made.load(Ordering::Relaxed) == 1;
+    let said = stop_twice(&lab, &["apply", lab.spec_arg(), "-y"], is_made);
+    assert!(said.contains("may still cost money"), "{said}");
+    silent.store(false, Ordering::Relaxed);
+    lab.apply().exits(0);
+    assert_eq!(lab.on_host("curl -s http://127.0.0.1:8000/"), "hello");
+    silent.store(true, Ordering::Relaxed);
+    let is_asked = || served.emulator.requests().iter().any(|request| request.method == "DELETE");
+    let said = stop_twice(&lab, &["destroy", &lab.lane, "-y"], is_asked);
+    assert!(said.contains("may still cost money"), "{said}");
+    silent.store(false, Ordering::Relaxed);
+    lab.run(&["destroy", &lab.lane, "-y"]).exits(0);
+    nothing_is_left(&lab, &served);
 }
 
 #[test]
