@@ -10,8 +10,8 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::error::StateError;
 use super::record::{HostRecord, InDoubt, Outcome, Record, RunId, StepRecord};
-use super::store::StateError;
 use crate::plan::{Digest, Fingerprint, StepId, Work};
 use crate::provider::{ClientToken, HostId, Lineage};
 use crate::world::fs;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::store::StateError;
+use super::error::StateError;
 use crate::world::{World, fs};
 
 /// Who holds a lane's lock.

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::error::StateError;
 use super::journal::{self, Entry, JournalEvent, replay};
 use super::record::Record;
-use super::store::{LaneDir, StateError, numbered, read, read_record, write_json};
+use super::store::{LaneDir, numbered, read, read_record, write_json};
 use crate::provider::Lineage;
 use crate::world::{World, fs};
 
