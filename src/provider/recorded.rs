@@ -719,6 +719,24 @@ mod aws {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_interface_in_use_is_for_later_and_other_wrong_values_are_refused() {
+        let said = |code: &str, message: &str| {
+            let error = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
+            answer(400, format!("<Response><Errors>{error}</Errors></Response>"))
+        };
+        let in_use = "Network interface 'eni-1' is currently in use.";
+        for (code, message, kind) in [
+            ("InvalidParameterValue", in_use, "transient"),
+            ("InvalidNetworkInterface.InUse", "Interface: [eni-1] in use.", "transient"),
+            ("InvalidParameterValue", "Value (eni-1) for parameter is invalid.", "rejected"),
+        ] {
+            let wire = Recorded::new([("&Action=DeleteNetworkInterface", vec![said(code, message)])]);
+            let refused = connect("aws", &wire).destroy(&HostId::fixed("us-east-1/eni-1")).await;
+            expect(refused, kind, message);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn one_region_that_refuses_leaves_no_listing() {
         let wire = Recorded::new([
             ("&Action=DescribeRegions", vec![ok(kept!("aws/regions.xml"))]),

@@ -476,7 +476,7 @@ impl Aws {
         Ok(match memory.interfaces.get(id) {
             None => error(400, "InvalidNetworkInterfaceID.NotFound", "The interface does not exist"),
             Some(interface) if interface.is_used => {
-                error(400, "InvalidNetworkInterface.InUse", "The interface is in use")
+                error(400, "InvalidParameterValue", &format!("Network interface '{id}' is currently in use."))
             }
             Some(_) => {
                 memory.interfaces.remove(id);

@@ -471,9 +471,14 @@ fn read_error(response: &Response) -> Option<VendorError> {
     let body = read_xml(&response.body).ok()?;
     let error = if body["Errors"]["Error"].is_object() { &body["Errors"]["Error"] } else { &body["Error"] };
     let code = error["Code"].as_str()?;
-    let known = meaning(code);
+    let text = error["Message"].as_str().unwrap_or("no message");
+    let known = match code {
+        // So it words an interface that cannot be deleted yet.
+        "InvalidParameterValue" if text.contains("is currently in use") => Some((Meaning::Later, "")),
+        code => meaning(code),
+    };
     let advice = known.map_or("", |(_, advice)| advice);
-    let mut message = advised(error["Message"].as_str().unwrap_or("no message").to_owned(), advice);
+    let mut message = advised(text.to_owned(), advice);
     if let Some(id) = body["RequestID"].as_str().filter(|_| response.header(DIALECT.request_id).is_none()) {
         let _ = write!(message, " (request {id})");
     }
