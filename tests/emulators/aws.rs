@@ -29,7 +29,7 @@ struct Group {
 /// How long the cloud behind may hide a machine that it made.
 const HIDDEN: Duration = Duration::from_secs(12);
 
-/// Of an instance; every other one outlives its instance, and keeps its security group from being deleted.
+/// Of an instance; about every other one outlives it, and keeps its security group from being deleted.
 #[derive(Debug)]
 struct Interface {
     region: String,
@@ -217,12 +217,7 @@ impl Aws {
             region,
             instance: place.1.clone(),
             label: label.clone(),
-            outlives: label
-                .lineage
-                .as_str()
-                .bytes()
-                .fold(number, |sum, byte| sum + u32::from(byte))
-                .is_multiple_of(2),
+            outlives: memory.requests.len().is_multiple_of(2),
             made: Instant::now(),
             is_used: true,
         };
