@@ -86,6 +86,13 @@ impl World {
         self.clock.now()
     }
 
+    /// Returns a new ULID of the present moment, in lower case; in test builds a seed draws the same ones again.
+    pub fn fresh_ulid(&self) -> String {
+        let millis = u64::try_from(self.now().as_millisecond()).unwrap_or_default();
+        let drawn = if cfg!(test) { fastrand::u128(..) } else { ulid::Ulid::generate().random() };
+        ulid::Ulid::from_parts(millis, drawn).to_string().to_ascii_lowercase()
+    }
+
     /// Returns a variable's value; an empty one counts as not set.
     pub fn var(&self, name: &str) -> Option<&str> {
         self.env.get(name).map(String::as_str).filter(|value| !value.is_empty())

@@ -295,6 +295,7 @@ impl Engine {
                 result => return result,
             }
             tokio::select! {
+                biased;
                 () = self.stopping.cancelled() => return Err(StepError::Stopped),
                 () = tokio::time::sleep(pause) => {}
             }
@@ -311,11 +312,7 @@ impl Engine {
             Some(InDoubt { fingerprint, run: Some(run), .. }) if *fingerprint == step.fingerprint => {
                 (Some(run.clone()), true)
             }
-            _ => {
-                let millis = u64::try_from(self.world.now().as_millisecond()).unwrap_or_default();
-                let id = ulid::Ulid::from_parts(millis, ulid::Ulid::generate().random());
-                (Some(RunId(id.to_string().to_lowercase())), false)
-            }
+            _ => (Some(RunId(self.world.fresh_ulid())), false),
         }
     }
 

@@ -53,6 +53,7 @@ pub async fn refresh(run: &RefreshInput<'_>) -> Result<Observed, ProviderError> 
     let mut view = None;
     let mut hosts = loop {
         tokio::select! {
+            biased;
             hosts = &mut find => break hosts?,
             seen = &mut observe, if view.is_none() => view = Some(seen),
         }

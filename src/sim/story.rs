@@ -140,6 +140,8 @@ pub(super) struct Totals {
     pub(super) points: BTreeSet<String>,
     /// The last run of the story's own.
     pub(super) last_run: Last,
+    /// What happened, line by line.
+    pub(super) told: String,
 }
 
 impl Totals {
@@ -177,8 +179,10 @@ impl Story {
     /// Tells it; an error is what was found, with all that happened until then.
     pub(super) async fn tell(&self) -> Result<Totals, String> {
         let mut lane = Lane::new(self.seed, self.adapter);
-        let told = self.tell_on(&mut lane).await;
-        told.map_err(|why| format!("{why}\n{:#?}\nwhat happened:\n{}", self.ops, lane.fate.story()))
+        match self.tell_on(&mut lane).await {
+            Ok(totals) => Ok(Totals { told: lane.fate.story(), ..totals }),
+            Err(why) => Err(format!("{why}\n{:#?}\nwhat happened:\n{}", self.ops, lane.fate.story())),
+        }
     }
 
     async fn tell_on(&self, lane: &mut Lane) -> Result<Totals, String> {

@@ -320,10 +320,7 @@ impl LaneDir {
             (Some(loaded), Some(_)) if !loaded.record.is_unused() => return Ok(loaded),
             (Some(loaded), None) => return Ok(loaded),
             (_, Some(lineage)) => lineage.clone(),
-            (None, None) => {
-                let ulid = ulid::Ulid::from_datetime(system_time(world));
-                Lineage::new(ulid.to_string().to_ascii_lowercase())
-            }
+            (None, None) => Lineage::new(world.fresh_ulid()),
         };
         let ignore = self.root.join(".gitignore");
         if !fs::exists(&ignore) {
@@ -418,7 +415,7 @@ impl LaneDir {
     }
 }
 
-/// Returns the world's present moment in the form of file times and ids.
+/// Returns the world's present moment in the form of file times.
 fn system_time(world: &World) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(world.now().as_millisecond()).unwrap_or(0))
 }

@@ -199,9 +199,10 @@ impl Line {
         let pause = Duration::from_secs(1 << self.failures.min(4)).min(Duration::from_secs(15));
         self.failures += 1;
         Ok(tokio::select! {
-            () = tokio::time::sleep(pause) => true,
+            biased;
             () = stopping.cancelled() => false,
             () = abort.cancelled() => false,
+            () = tokio::time::sleep(pause) => true,
         })
     }
 }

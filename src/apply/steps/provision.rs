@@ -115,7 +115,7 @@ pub(super) async fn run(context: &StepContext) -> Result<StepOutcome, StepError>
                 context.note(format!("{error}; tries again"));
                 // What an unanswered create left in doubt stays in doubt, under the token that was sent.
                 if !in_doubt {
-                    wish.request.token = new_token();
+                    wish.request.token = ClientToken::new(context.run.world.fresh_ulid());
                 }
                 context.pause(backoff.next()).await?;
             }
@@ -172,7 +172,7 @@ impl Wish {
             user_data: record.1,
             expires_at: record.0.expires_at,
             fingerprint: context.step.fingerprint.clone(),
-            token: new_token(),
+            token: ClientToken::new(context.run.world.fresh_ulid()),
             allow_from: match &spec.access.allow_from {
                 AllowFrom::Auto => vec![],
                 AllowFrom::Cidrs(cidrs) => cidrs.clone(),
@@ -180,10 +180,6 @@ impl Wish {
         };
         Ok(Self { request, record: record.0 })
     }
-}
-
-fn new_token() -> ClientToken {
-    ClientToken::new(ulid::Ulid::generate().to_string().to_ascii_lowercase())
 }
 
 /// Makes the record of a host that begins its life now, and its user-data.
