@@ -143,12 +143,17 @@ impl Azure {
             let listed = |id: &HostId| hosts.iter().any(|host| host.id == *id);
             let taken = |name: &String| memory.places.iter().any(|(id, place)| place == name && listed(id));
             let name = names.into_iter().find(|name| !taken(name)).unwrap_or(plain);
-            memory.groups.entry(name.clone()).or_insert_with(|| Group {
+            let tags = tags_of(host);
+            let group = memory.groups.entry(name.clone()).or_insert_with(|| Group {
                 location: host.region.to_string(),
-                tags: tags_of(host),
+                tags: tags.clone(),
                 by_hand: true,
                 ..Group::default()
             });
+            // Whoever adds a machine to a group moves its lease, which is written on the group alone.
+            if group.tags["expires"].as_str() < tags["expires"].as_str() {
+                group.tags["expires"] = tags["expires"].clone();
+            }
             memory.places.insert(host.id.clone(), name);
         }
         let Memory { groups, objects, places, fresh, .. } = &mut *memory;
