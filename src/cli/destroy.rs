@@ -167,6 +167,7 @@ async fn attempt(
         record.host.as_ref().and_then(|host| spec::price(spec.as_ref(), entry, &host.sku, &host.region));
     let plan = plan::diff_destroy(&record, &observed, price.as_ref(), timeout, context.world.now());
     if plan.is_empty() {
+        session.check()?;
         return Ok(nothing(context, execute_args.format, &format!("lane `{}` has no host", record.lane)));
     }
     if execute_args.format == Format::Text {

@@ -405,7 +405,7 @@ impl Lane {
             Err(error) => return failed(&error),
         };
         if plan.is_empty() {
-            return Ended::NoChanges;
+            return session.check().map_or_else(|error| failed(&error), |()| Ended::NoChanges);
         }
         let behind = verb == Verb::Test && plan.changes().any(|step| step.work != Work::Tests);
         if verb == Verb::Plan || behind {

@@ -281,11 +281,12 @@ fn i8_i9_a_disk_may_refuse_every_write() {
         adapter: None,
         seed: 11,
         ops,
-        ends_with_apply: verb == Verb::Apply,
+        ends_with_apply: verb != Verb::Destroy,
     };
     let mut all = Vec::new();
-    for verb in [Verb::Apply, Verb::Destroy] {
-        let before = if verb == Verb::Apply { vec![] } else { vec![Op::Run(Verb::Apply, Trial::default())] };
+    for verb in [Verb::Apply, Verb::Run, Verb::Destroy] {
+        let apply = Op::Run(Verb::Apply, Trial::default());
+        let before = if verb == Verb::Destroy { vec![apply] } else { vec![] };
         let points = tell(&story(verb, [before.clone(), vec![Op::Run(verb, Trial::default())]].concat()))
             .unwrap_or_else(|why| panic!("{why}"))
             .last_run

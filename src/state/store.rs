@@ -571,6 +571,11 @@ impl SharedSession {
         self.inner().record.clone()
     }
 
+    /// Fails after a write of this run failed: the disk may hold an intent that the record does not show.
+    pub fn check(&self) -> Result<(), StateError> {
+        self.inner().check()
+    }
+
     /// Says which spec this run is for; the journal names it before the run's first event.
     pub fn set_spec_path(&self, path: &Path) {
         self.inner().spec_path = Some(path.display().to_string());

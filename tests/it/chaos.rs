@@ -364,11 +364,21 @@ fn real_host_state_on_a_full_or_read_only_disk_stops_the_run_before_the_next_eff
     lab.run(&["plan", lab.spec_arg()]).exits(0);
     // Less room with every try: the run stops at ever other places, and never leaves a host that it does not know.
     let filler = lab.path().join("state/filler");
-    for kilobytes in [396, 380, 364, 348, 332] {
+    let fill = |kilobytes: usize| {
         drop(std::fs::remove_file(&filler));
         let room = std::fs::File::create(&filler).unwrap();
         drop(std::io::Write::write_all(&mut &room, &vec![0; kilobytes << 10]));
-        drop(room);
+    };
+    // What could not be written down is not said to be done.
+    let is_told = (80..100).rev().any(|pages| {
+        fill(pages * 4);
+        let ran = lab.run(&["run", lab.spec_arg()]);
+        assert!(ran.code != 0 && !ran.stdout.contains("Nothing to destroy"), "{}{}", ran.stdout, ran.stderr);
+        ran.stderr.contains("nothing more can be recorded")
+    });
+    assert!(is_told, "no run ended at its journal");
+    for kilobytes in [396, 380, 364, 348, 332] {
+        fill(kilobytes);
         let ran = lab.apply();
         if ran.code == 0 {
             break;
