@@ -130,6 +130,8 @@ async fn attempt(
     yes: bool,
     execute_args: &ExecuteArgs,
 ) -> Result<u8, Failure> {
+    // After a failed write the record may not show all that was begun.
+    session.check()?;
     let record = session.record();
     let spec = spec.or_else(|| recorded_spec(context, &record));
     // What was really made counts; the spec may have moved to another provider since.
@@ -167,7 +169,6 @@ async fn attempt(
         record.host.as_ref().and_then(|host| spec::price(spec.as_ref(), entry, &host.sku, &host.region));
     let plan = plan::diff_destroy(&record, &observed, price.as_ref(), timeout, context.world.now());
     if plan.is_empty() {
-        session.check()?;
         return Ok(nothing(context, execute_args.format, &format!("lane `{}` has no host", record.lane)));
     }
     if execute_args.format == Format::Text {

@@ -385,6 +385,9 @@ impl Lane {
 
     async fn carry_out(&self, session: &SharedSession, verb: Verb, trial: Trial) -> Ended {
         let failed = |error: &dyn std::fmt::Display| Ended::Failed(error.to_string());
+        if let Err(error) = session.check() {
+            return failed(&error);
+        }
         let record = session.record();
         let spec = (verb != Verb::Destroy).then_some(&self.spec);
         let seen = match self.look(&record, spec).await {
@@ -405,7 +408,7 @@ impl Lane {
             Err(error) => return failed(&error),
         };
         if plan.is_empty() {
-            return session.check().map_or_else(|error| failed(&error), |()| Ended::NoChanges);
+            return Ended::NoChanges;
         }
         let behind = verb == Verb::Test && plan.changes().any(|step| step.work != Work::Tests);
         if verb == Verb::Plan || behind {

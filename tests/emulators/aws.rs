@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -16,7 +15,7 @@ use lane::provider::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{ADDRESS, Emulator, Refusal, description};
+use super::{ADDRESS, Emulator, HIDDEN, Refusal, description};
 
 #[derive(Debug, Clone)]
 struct Group {
@@ -25,9 +24,6 @@ struct Group {
     tags: BTreeMap<String, String>,
     rules: BTreeSet<String>,
 }
-
-/// How long the cloud behind may hide a machine that it made.
-const HIDDEN: Duration = Duration::from_secs(12);
 
 /// Of an instance; about every other one outlives it, and keeps its security group from being deleted.
 #[derive(Debug)]

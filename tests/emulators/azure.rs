@@ -16,7 +16,7 @@ use lane::provider::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{ADDRESS, Emulator, Refusal, description};
+use super::{ADDRESS, Emulator, HIDDEN, Refusal, description};
 
 /// A deletion that has not come through by then has failed half-way: the group is there as before.
 const DELETION: Duration = Duration::from_mins(2);
@@ -29,9 +29,6 @@ const REPLICATION: Duration = Duration::from_secs(2);
 
 /// How long a machine may be up after the deletion of its group has begun.
 const DYING: Duration = Duration::from_secs(4);
-
-/// How long the cloud behind may hide a machine that it made, where Azure shows it at once.
-const HIDDEN: Duration = Duration::from_secs(12);
 
 #[derive(Debug, Default)]
 struct Group {

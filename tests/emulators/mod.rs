@@ -14,12 +14,16 @@ pub(crate) mod gcp;
 pub(crate) mod promises;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lane::provider::http::{Body, Request, Response, Wire, WireError};
 use lane::provider::{HostId, Label, Provider, ProviderError};
 
 /// Where the emulators' operator is seen from.
 pub(crate) const ADDRESS: &str = "192.0.2.77";
+
+/// How long the cloud behind may hide a machine that it made.
+const HIDDEN: Duration = Duration::from_secs(12);
 
 /// The adapters that there is an emulator for.
 pub(crate) const ADAPTERS: [&str; 3] = ["aws", "azure", "gcp"];

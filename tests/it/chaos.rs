@@ -362,7 +362,6 @@ fn real_host_state_on_a_full_or_read_only_disk_stops_the_run_before_the_next_eff
     let lab = small("full-state", 1);
     let mounted = Mounted::new(&lab.path().join("state"), "size=400k");
     lab.run(&["plan", lab.spec_arg()]).exits(0);
-    // Less room with every try: the run stops at ever other places, and never leaves a host that it does not know.
     let filler = lab.path().join("state/filler");
     let fill = |kilobytes: usize| {
         drop(std::fs::remove_file(&filler));
@@ -377,6 +376,7 @@ fn real_host_state_on_a_full_or_read_only_disk_stops_the_run_before_the_next_eff
         ran.stderr.contains("nothing more can be recorded")
     });
     assert!(is_told, "no run ended at its journal");
+    // More room with every try: the run stops at ever other places, and never leaves a host that it does not know.
     for kilobytes in [396, 380, 364, 348, 332] {
         fill(kilobytes);
         let ran = lab.apply();

@@ -687,6 +687,7 @@ fn vendor(service: &str, region: &str) -> String {
 }
 
 impl Aws {
+    #[track_caller]
     fn request(&self, region: &str, call: Call) -> Request {
         let base = self.endpoint.clone().unwrap_or_else(|| vendor("ec2", region));
         Request::post(format!("{base}/")).form(call.0)

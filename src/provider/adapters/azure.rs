@@ -647,6 +647,7 @@ fn unused_key() -> Result<String, ProviderError> {
 }
 
 impl Azure {
+    #[track_caller]
     fn group(&self, group: &str) -> Request {
         Request::get(format!("{}/resourcegroups/{group}", self.root)).query("api-version", RESOURCES)
     }
@@ -656,6 +657,7 @@ impl Azure {
         format!("/subscriptions/{}/resourceGroups/{group}/providers/{kind}/{name}", self.subscription)
     }
 
+    #[track_caller]
     fn object(&self, group: &str, kind: &str, name: &str) -> Request {
         let version = if kind.starts_with("Microsoft.Compute") { COMPUTE } else { NETWORK };
         Request::get(format!("{}{}", self.base, self.id(group, kind, name))).query("api-version", version)
@@ -855,6 +857,7 @@ impl Azure {
         Ok(json!({"location": request.region.as_str(), "tags": tags, "properties": properties}))
     }
 
+    #[track_caller]
     fn host(&self, group: &str) -> Request {
         self.object(group, "Microsoft.Compute/virtualMachines", "host")
     }
